@@ -1,0 +1,157 @@
+"""What the chain makes of an image, as plain data, and the bytes each of them is kept as."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import cv2
+import lz4.block
+import numpy as np
+
+from augment.errors import CorruptEntry, InputError, StoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Image: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
+    Alpha: TypeAlias = NDArray[np.uint8]  # (H, W), 0 background … 255 object
+else:
+    Image = Alpha = np.ndarray
+
+ImageCodec: TypeAlias = Literal["jpeg", "png", "raw"]
+
+_NO_COLORS = np.empty((0, 3), np.uint8)
+_MATTE_HEADER = struct.Struct("<6IfI")
+_RAW_HEADER = struct.Struct("<4sII")
+_RAW_MAGIC = b"RAW3"
+
+
+@dataclass(frozen=True, eq=False)
+class Matte:
+    """How much of each pixel is object, kept only inside the object's box.
+
+    `alpha` is `(h, w)` uint8 for the box `(left, top, right, bottom)` of an image of `size` `(H, W)`. `confidence`, 0 to 1,
+    is the remover's own. `unusable` is the reason why this matte must not be composited, `None` where it may be.
+    `edge_colors` is `(n, 3)` uint8: the object's own colour, freed of the old background, of the n soft pixels
+    (0 < alpha < 255) in row-major order; empty where it was not estimated.
+    """
+
+    alpha: Alpha
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    confidence: float = 1.0
+    unusable: str | None = None
+    edge_colors: NDArray[np.uint8] = field(default_factory=lambda: _NO_COLORS)
+
+    @classmethod
+    def from_full(cls, alpha: Alpha, confidence: float = 1.0, unusable: str | None = None) -> Matte:
+        """Crop a full `(H, W)` uint8 alpha to its box; an empty or full one is marked unusable (invariant 2)."""
+        if alpha.ndim != 2 or alpha.dtype != np.uint8:
+            raise InputError(f"a matte is (H, W) uint8; got {alpha.shape} {alpha.dtype}")
+        height, width = alpha.shape
+        left, top, w, h = cv2.boundingRect(alpha)
+        if w == 0:
+            unusable = unusable or "empty: no pixel is object"
+        elif alpha.min() >= 128:
+            unusable = unusable or "full: every pixel is object"
+        box = (left, top, left + w, top + h)
+        crop = np.ascontiguousarray(alpha[top : top + h, left : left + w])
+        return cls(crop, box, (height, width), float(confidence), unusable)
+
+    def full(self) -> Alpha:
+        """The alpha at the image's own size, `(H, W)` uint8."""
+        left, top, right, bottom = self.box
+        alpha = np.zeros(self.size, np.uint8)
+        alpha[top:bottom, left:right] = self.alpha
+        return alpha
+
+    @property
+    def coverage(self) -> float:
+        """Share of the image's area that is object, 0 to 1."""
+        return float(self.alpha.sum(dtype=np.uint64)) / 255 / max(1, self.size[0] * self.size[1])
+
+    def hole(self, grow: float) -> NDArray[np.bool_]:
+        """`(H, W)` bool: every pixel within `grow` × the image's diagonal (at least 2 pixels) of any object pixel."""
+        radius = max(2, round(grow * float(np.hypot(*self.size))))
+        # A disc, not a square: a square reaches 1.4 times as far on the diagonals.
+        distance = cv2.distanceTransform((self.full() <= 8).astype(np.uint8), cv2.DIST_L2, 5)
+        return distance <= radius
+
+    def to_bytes(self) -> bytes:
+        """Header, then LZ4 of the alpha and the edge colours, then the reason."""
+        reason = (self.unusable or "").encode()
+        header = _MATTE_HEADER.pack(*self.size, *self.box, self.confidence, len(self.edge_colors))
+        body = lz4.block.compress(self.alpha.tobytes() + self.edge_colors.tobytes(), store_size=False)
+        return b"".join((header, struct.pack("<H", len(reason)), reason, body))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> Matte:
+        """Raises CorruptEntry where the bytes are not a whole matte."""
+        try:
+            height, width, left, top, right, bottom, confidence, colors = _MATTE_HEADER.unpack_from(data)
+            start = _MATTE_HEADER.size + 2
+            (length,) = struct.unpack_from("<H", data, start - 2)
+            reason = bytes(data[start : start + length]).decode() or None
+            area = (bottom - top) * (right - left)
+            body = lz4.block.decompress(data[start + length :], uncompressed_size=area + 3 * colors)
+            pixels = np.frombuffer(body, np.uint8)
+            alpha = pixels[:area].reshape(bottom - top, right - left)
+            edge_colors = pixels[area:].reshape(colors, 3)
+        except (struct.error, ValueError, lz4.block.LZ4BlockError) as error:
+            raise CorruptEntry(f"not a matte: {error}") from error
+        return cls(alpha, (left, top, right, bottom), (height, width), confidence, reason, edge_colors)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The refined caption with its negative prompt; `origin` says who wrote it, where that is not plain from the recipe."""
+
+    text: str
+    negative: str = ""
+    origin: str = ""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"text": self.text, "negative": self.negative, "origin": self.origin}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> Prompt:
+        """Raises CorruptEntry where the bytes are not a prompt."""
+        try:
+            fields: dict[str, Any] = json.loads(bytes(data))
+            return cls(**fields)
+        except (ValueError, TypeError) as error:
+            raise CorruptEntry(f"not a prompt: {error}") from error
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A generator's word that what it made must not be used (a safety checker's flag, say): try the next seed."""
+
+    reason: str
+
+
+def encode_image(image: Image, codec: ImageCodec, quality: int = 92) -> bytes:
+    """`(H, W, 3)` uint8 RGB to bytes. `quality` is JPEG's, 1 to 100; the other codecs are lossless."""
+    if codec == "raw":
+        return _RAW_HEADER.pack(_RAW_MAGIC, *image.shape[:2]) + image.tobytes()
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if codec == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    done, data = cv2.imencode(".jpg" if codec == "jpeg" else ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise StoreError(f"OpenCV could not encode an image of {image.shape} as {codec}")
+    return data.tobytes()
+
+
+def decode_image(data: bytes | memoryview) -> Image:
+    """Bytes of any codec to `(H, W, 3)` uint8 RGB. Raw pixels are a read-only view of `data`. Raises CorruptEntry."""
+    if data[:4] == _RAW_MAGIC:
+        _, height, width = _RAW_HEADER.unpack_from(data)
+        if len(data) != _RAW_HEADER.size + 3 * height * width:
+            raise CorruptEntry(f"not a raw image of {height}x{width}: {len(data)} bytes")
+        return np.frombuffer(data, np.uint8, offset=_RAW_HEADER.size).reshape(height, width, 3)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if len(data) else None
+    if image is None:
+        raise CorruptEntry("not an image that OpenCV can decode")
+    return image

@@ -1,0 +1,95 @@
+"""The image hash: one key for one picture, in whatever form its pixels come."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import torch
+import xxhash
+
+from augment.artifacts import Image
+from augment.errors import InputError
+
+
+def to_rgb(image: Any) -> Image:
+    """Any image as `(H, W, 3)` uint8 RGB, C-contiguous, by one rule.
+
+    Takes a PIL image, an array `(H, W)` or `(H, W, 1 | 3 | 4)`, or a tensor (tv_tensors too) `(1 | 3 | 4, H, W)`, and
+      - repeats a single grey channel thrice, drops alpha, looks palettes up and turns CMYK as PIL does;
+      - takes the top eight bits of 16-bit values, as `torchvision.transforms.v2.ToDtype(scale=True)` does (PIL's own
+        `convert("RGB")` clips them instead), and refuses PIL's 32-bit modes where they hold more than 16 bits;
+      - reads floats as 0 … 1 and scales them as torchvision does, so that uint8 → float → uint8 is exact.
+
+    The result may share memory with the input. Raises InputError where the form is none of these.
+    """
+    if isinstance(image, PIL.Image.Image):
+        return _from_pil(image)
+    if isinstance(image, torch.Tensor):
+        return _from_tensor(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    raise InputError(f"not an image: {type(image).__name__}; pass a PIL image, an array (H, W, C) or a tensor (C, H, W)")
+
+
+def image_key(image: Any) -> str:
+    """xxh3-128 of the shape and the RGB pixels (see `to_rgb`) as 32 hex digits."""
+    pixels = to_rgb(image)
+    digest = xxhash.xxh3_128(struct.pack("<3I", *pixels.shape))
+    digest.update(pixels)
+    return digest.hexdigest()
+
+
+def _from_pil(image: PIL.Image.Image) -> Image:
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.size and (values.min() < 0 or values.max() > 0xFFFF):
+            raise InputError(f"a PIL image of mode {image.mode} with values outside 0 … 65535; scale it to 8 or 16 bits")
+        return _from_array(values.astype(np.uint16))
+    if image.mode == "F":
+        raise InputError("a PIL image of mode F has no stated range; convert it to 8 or 16 bits")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _from_tensor(image: torch.Tensor) -> Image:
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise InputError(f"an image tensor is (1 | 3 | 4, H, W); got {tuple(image.shape)}")
+    image = image.detach().cpu()
+    array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if len(array) == 1:
+        return _from_array(array[0])
+    pixels = array[:3].transpose(1, 2, 0)
+    # `pil_to_tensor` gives a view of (H, W, 3) memory: nothing to do. Else cv2.merge interleaves planes several times
+    # faster than a strided copy.
+    if pixels.flags.c_contiguous:
+        return _to_uint8(pixels)
+    return np.asarray(cv2.merge([np.ascontiguousarray(_to_uint8(plane)) for plane in array[:3]]))
+
+
+def _from_array(image: np.ndarray[Any, Any]) -> Image:
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise InputError(f"an image array is (H, W) or (H, W, 1 | 3 | 4); got {image.shape}")
+    if image.size == 0:
+        raise InputError(f"an image without pixels: {image.shape}")
+    pixels = _to_uint8(image)
+    if pixels.ndim == 2:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB))
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _to_uint8(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    if values.dtype.kind == "f":
+        # torchvision's to_dtype: 256 equal bins, the top edge kept inside the last one.
+        return (values.astype(np.float32).clip(0, 1) * (256 - 1e-3)).astype(np.uint8)
+    raise InputError(f"image values of type {values.dtype}; use uint8, uint16, bool or a float in 0 … 1")

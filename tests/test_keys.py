@@ -1,0 +1,103 @@
+"""One picture, one key: in whatever form, and only then."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+
+from augment.errors import InputError
+from augment.keys import image_key, to_rgb
+
+RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
+GREY = RGB[..., 0].copy()
+
+
+def forms(pixels):
+    image = PIL.Image.fromarray(pixels)
+    tensor = F.pil_to_tensor(image)
+    floats = F.to_dtype(tensor, torch.float32, scale=True)
+    return {
+        "array": pixels,
+        "fortran array": np.asfortranarray(pixels),
+        "pil": image,
+        "tensor": tensor,
+        "contiguous tensor": tensor.contiguous(),
+        "tv_tensor": tv_tensors.Image(tensor),
+        "float": floats,
+        "double": floats.double(),
+        "half": floats.half(),
+        "float array": floats.numpy().transpose(1, 2, 0),
+        "uint16": pixels.astype(np.uint16) << 8 | 7,
+        "uint16 tensor": F.to_dtype(tensor, torch.uint16, scale=True),
+    }
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_every_form_of_a_picture_has_the_same_key(pixels):
+    keys = {name: image_key(form) for name, form in forms(pixels).items()}
+    assert set(keys.values()) == {image_key(pixels)}, keys
+
+
+def test_a_key_is_32_hex_digits_and_stays_what_it_was():
+    assert image_key(np.arange(27, dtype=np.uint8).reshape(3, 3, 3)) == "920aa341faeff02cfaab3fc2f0e63614"
+
+
+def test_the_shape_counts():
+    flat = np.zeros((4, 6, 3), np.uint8)
+    assert len({image_key(flat), image_key(flat.reshape(6, 4, 3)), image_key(flat.reshape(2, 12, 3))}) == 3
+
+
+def test_a_single_changed_value_changes_the_key():
+    other = RGB.copy()
+    other[6, 10, 2] ^= 1
+    assert image_key(other) != image_key(RGB)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_other_modes_are_what_pil_makes_of_them(mode):
+    image = PIL.Image.fromarray(RGB).convert(mode)
+    np.testing.assert_array_equal(to_rgb(image), np.asarray(image.convert("RGB")))
+
+
+def test_alpha_is_dropped_alike_in_all_forms():
+    rgba = np.dstack([RGB, GREY])
+    tensor = torch.from_numpy(rgba).permute(2, 0, 1)
+    assert image_key(PIL.Image.fromarray(rgba)) == image_key(rgba) == image_key(tensor) == image_key(RGB)
+
+
+def test_grey_is_repeated_alike_in_all_forms():
+    expected = image_key(np.repeat(GREY[..., None], 3, axis=2))
+    forms_of_grey = PIL.Image.fromarray(GREY), GREY, GREY[..., None], torch.from_numpy(GREY)[None]
+    assert [image_key(form) for form in forms_of_grey] == [expected] * 4
+
+
+def test_sixteen_bits_keep_their_top_eight():
+    values = GREY.astype(np.uint16) * 257
+    image = PIL.Image.fromarray(values)
+    assert image.mode == "I;16"
+    np.testing.assert_array_equal(to_rgb(image)[..., 0], GREY)
+    np.testing.assert_array_equal(to_rgb(image.convert("I"))[..., 0], GREY)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("photo.jpg", "not an image: str"),
+        (np.zeros((3, 4, 5, 3), np.uint8), r"\(3, 4, 5, 3\)"),
+        (np.zeros((3, 4, 2), np.uint8), r"\(3, 4, 2\)"),
+        (np.zeros((0, 4, 3), np.uint8), "without pixels"),
+        (np.zeros((3, 4, 3), np.int32), "int32"),
+        (torch.zeros(5, 8, 8), r"\(5, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8), r"\(2, 3, 8, 8\)"),
+        (PIL.Image.new("F", (4, 4)), "mode F"),
+        (PIL.Image.fromarray(np.full((4, 4), 70000, np.int32)), "outside 0 … 65535"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(image, message):
+    with pytest.raises(InputError, match=message):
+        image_key(image)
