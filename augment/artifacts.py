@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import lz4.block
 import numpy as np
+from numpy.typing import NDArray
 
 from augment.errors import CorruptEntry, InputError, StoreError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Image: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
-    Alpha: TypeAlias = NDArray[np.uint8]  # (H, W), 0 background … 255 object
-else:
-    Image = Alpha = np.ndarray
+# OpenCV's stubs know no element type, so neither do these: the comment is the contract.
+Image: TypeAlias = NDArray[Any]  # (H, W, 3) uint8 RGB
+Alpha: TypeAlias = NDArray[Any]  # (H, W) uint8, 0 background … 255 object
 
 ImageCodec: TypeAlias = Literal["jpeg", "png", "raw"]
 
@@ -33,8 +30,8 @@ _RAW_MAGIC = b"RAW3"
 class Matte:
     """How much of each pixel is object, kept only inside the object's box.
 
-    `alpha` is `(h, w)` uint8 for the box `(left, top, right, bottom)` of an image of `size` `(H, W)`. `confidence`, 0 to 1,
-    is the remover's own. `unusable` is the reason why this matte must not be composited, `None` where it may be.
+    `alpha` is `(h, w)` uint8 for the box `(left, top, right, bottom)` of an image of `size` `(H, W)`. `confidence`, 0
+    to 1, is the remover's own. `unusable` is the reason why this matte must not be composited, `None` where it may be.
     `edge_colors` is `(n, 3)` uint8: the object's own colour, freed of the old background, of the n soft pixels
     (0 < alpha < 255) in row-major order; empty where it was not estimated.
     """
@@ -44,7 +41,7 @@ class Matte:
     size: tuple[int, int]
     confidence: float = 1.0
     unusable: str | None = None
-    edge_colors: NDArray[np.uint8] = field(default_factory=lambda: _NO_COLORS)
+    edge_colors: Image = field(default_factory=lambda: _NO_COLORS)
 
     @classmethod
     def from_full(cls, alpha: Alpha, confidence: float = 1.0, unusable: str | None = None) -> Matte:
@@ -107,7 +104,8 @@ class Matte:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The refined caption with its negative prompt; `origin` says who wrote it, where that is not plain from the recipe."""
+    """The refined caption with its negative prompt; `origin` says who wrote it, where that is not plain from the
+    recipe."""
 
     text: str
     negative: str = ""

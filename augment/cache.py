@@ -61,10 +61,10 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 class Cache:
     """A folder of artifacts keyed by image hash, read and written by many processes at once.
 
-    `size_limit` is in bytes (None: no limit); beyond it the entries stored first are dropped first. `codec` and `quality`
-    (JPEG, 1 to 100) say how backgrounds are kept from now on; what is there stays readable. All three are remembered:
-    None leaves what the folder says. Reads never write, so a hit takes no lock. Opened lazily in each process, so it may be
-    pickled, forked and spawned. Not for NFS: SQLite's locks are not safe there.
+    `size_limit` is in bytes (None: no limit); beyond it the entries stored first are dropped first. `codec` and
+    `quality` (JPEG, 1 to 100) say how backgrounds are kept from now on; what is there stays readable. All three are
+    remembered: None leaves what the folder says. Reads never write, so a hit takes no lock. Opened lazily in each
+    process, so it may be pickled, forked and spawned. Not for NFS: SQLite's locks are not safe there.
 
     Raises StoreError where the folder is something else, or cannot be written.
     """
@@ -96,7 +96,8 @@ class Cache:
         try:
             return None if data is None else unseal(data)
         except CorruptEntry as error:
-            return self._damaged(name, error)
+            self._report_damage(name, error)
+            return None
 
     def provenance(self, name: str) -> Provenance | None:
         """Where an entry came from, or None for a miss."""
@@ -104,7 +105,8 @@ class Cache:
         try:
             return None if data is None else provenance_of(data)
         except CorruptEntry as error:
-            return self._damaged(name, error)
+            self._report_damage(name, error)
+            return None
 
     def put(self, name: str, payload: bytes, provenance: Provenance) -> int:
         """Keep an artifact, in place of an older one of that name; returns the bytes it takes. Raises StoreError."""
@@ -143,7 +145,9 @@ class Cache:
         with self._lock:
             variants = FilledRecipe.from_json(path.read_text()).variants if path.is_file() else 0
             path.parent.mkdir(exist_ok=True)
-            _write_atomically(path, replace(recipe, variants=max(variants, recipe.variants), filled=time.time()).to_json())
+            _write_atomically(
+                path, replace(recipe, variants=max(variants, recipe.variants), filled=time.time()).to_json()
+            )
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
@@ -202,13 +206,16 @@ class Cache:
         try:
             data: bytes | None = self._open().get(name, retry=True)
         except (sqlite3.DatabaseError, CorruptEntry) as error:
-            return self._damaged(name, error)
+            self._report_damage(name, error)
+            return None
         return data
 
-    def _damaged(self, name: str, error: Exception) -> None:
+    def _report_damage(self, name: str, error: Exception) -> None:
         if name not in self._reported:
             self._reported.add(name)
-            logger.warning("%s: the entry %s is damaged (%s) and counts as missing; prewarm again to replace it", self, name, error)
+            logger.warning(
+                "%s: the entry %s is damaged (%s) and counts as missing; prewarm again to replace it", self, name, error
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("directory", "size_limit", "codec", "quality")}
@@ -228,7 +235,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} cannot be read: {error!r}") from error
     if found != ("cache", FORMAT):
-        raise StoreError(f"{path.parent} is a {found[0]} of format {found[1]}; this version of augment writes caches of format {FORMAT}")
+        raise StoreError(
+            f"{path.parent} is a {found[0]} of format {found[1]}; this augment writes caches of format {FORMAT}"
+        )
     return settings
 
 

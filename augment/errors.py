@@ -26,7 +26,8 @@ class WeightsError(AugmentError, RuntimeError):
 
 
 class ItemFailed(AugmentError, RuntimeError):
-    """One item's stage failed for good. A stage returns it in the item's place, so that the rest of its batch counts."""
+    """One item's stage failed for good. A stage returns it in the item's place, so that the rest of its batch
+    counts."""
 
 
 class CorruptEntry(AugmentError, ValueError):

@@ -32,14 +32,16 @@ def to_rgb(image: Any) -> Image:
         return _from_tensor(image)
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    raise InputError(f"not an image: {type(image).__name__}; pass a PIL image, an array (H, W, C) or a tensor (C, H, W)")
+    raise InputError(
+        f"not an image: {type(image).__name__}; pass a PIL image, an array (H, W, C) or a tensor (C, H, W)"
+    )
 
 
 def image_key(image: Any) -> str:
     """xxh3-128 of the shape and the RGB pixels (see `to_rgb`) as 32 hex digits."""
     pixels = to_rgb(image)
     digest = xxhash.xxh3_128(struct.pack("<3I", *pixels.shape))
-    digest.update(pixels)
+    digest.update(pixels.data)
     return digest.hexdigest()
 
 
@@ -47,7 +49,9 @@ def _from_pil(image: PIL.Image.Image) -> Image:
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise InputError(f"a PIL image of mode {image.mode} with values outside 0 … 65535; scale it to 8 or 16 bits")
+            raise InputError(
+                f"a PIL image of mode {image.mode} with values outside 0 … 65535; scale it to 8 or 16 bits"
+            )
         return _from_array(values.astype(np.uint16))
     if image.mode == "F":
         raise InputError("a PIL image of mode F has no stated range; convert it to 8 or 16 bits")

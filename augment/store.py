@@ -18,7 +18,8 @@ FORMAT = 1
 class FilledRecipe:
     """A recipe that a store was filled with: enough to find its entries, and to compute more of them.
 
-    `fingerprints` maps a stage's kind to its fingerprint, `variants` is the most backgrounds any image was asked to have.
+    `fingerprints` maps a stage's kind to its fingerprint, `variants` is the most backgrounds any image was asked to
+    have.
     """
 
     name: str
@@ -53,12 +54,15 @@ def open_store(path: str | Path) -> Store:
     from augment.cache import Cache
 
     if not (Path(path) / SETTINGS_FILE).is_file():
-        raise StoreError(f"{path} is not a store: it has no {SETTINGS_FILE}; make one with `augment prewarm IMAGES --cache {path}`")
+        raise StoreError(
+            f"{path} is not a store: it has no {SETTINGS_FILE}; make one with `augment prewarm IMAGES --cache {path}`"
+        )
     return Cache(path)
 
 
 def find_recipe(store: Store, wanted: str | None = None) -> FilledRecipe:
-    """The recipe called `wanted`, or with the fingerprint `wanted`, or the latest one where it is None. Raises StoreError."""
+    """The recipe called `wanted`, or with the fingerprint `wanted`, or the latest one where it is None. Raises
+    StoreError."""
     filled = store.recipes()
     if not filled:
         raise StoreError(f"{store} holds no recipe yet: fill it with `augment prewarm` or `augment.prewarm` first")

@@ -1,0 +1,184 @@
+"""Recipes: which backend fills each stage, with its settings; presets, TOML and fingerprints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import xxhash
+from pydantic import TypeAdapter, ValidationError
+
+from augment.errors import RecipeError
+from augment.stages import BACKENDS, KINDS
+from augment.stages.base import Stage
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The five stages of a chain. `retries` is how often a rejected background is generated again with the next seed.
+
+    Raises RecipeError, naming the field, where a stage is of the wrong kind or a setting is not allowed.
+    """
+
+    name: str
+    remove: Stage
+    inpaint: Stage
+    caption: Stage
+    refine: Stage
+    generate: Stage
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.retries, int) or self.retries < 0:
+            raise RecipeError(f"recipe {self.name!r}: retries: {self.retries!r} is not a number of times, 0 or more")
+        for kind in KINDS:
+            stage = getattr(self, kind)
+            if type(stage) not in BACKENDS[kind].values():
+                raise RecipeError(
+                    f"recipe {self.name!r}: {kind}: {stage!r} is not one of its backends: {', '.join(BACKENDS[kind])}"
+                )
+            _build(self.name, kind, stage.settings() | {"backend": stage.backend})
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages by kind, in the order in which they run."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+    def fingerprints(self) -> dict[str, str]:
+        """For each kind, a hash (16 hex digits) of its stage's settings and of every stage before it."""
+        found: dict[str, str] = {}
+        before = ""
+        for kind, stage in self.stages.items():
+            settings = {name: value for name, value in _plain(stage).items() if name not in stage.execution_only}
+            text = json.dumps([before, stage.backend, stage.version, settings], sort_keys=True)
+            before = found[kind] = xxhash.xxh3_64_hexdigest(text.encode())
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as TOML has it: plain values, settings that are None left out."""
+        stages = {kind: {"backend": stage.backend} | _plain(stage) for kind, stage in self.stages.items()}
+        return {"name": self.name, "retries": self.retries} | stages
+
+    def to_toml(self) -> str:
+        """The recipe with every setting written out; `Recipe.from_toml` reads it back equal."""
+        return tomli_w.dumps(self.to_dict())
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """A copy with `"stage.field"` (or `"retries"`, `"stage.table.field"`) set; a new backend starts from its
+        defaults."""
+        data = self.to_dict()
+        for path, value in settings.items():
+            *tables, name = path.split(".")
+            if tables and tables[0] not in KINDS:
+                raise RecipeError(f"{path}: no such stage: {tables[0]!r}; stages are {', '.join(KINDS)}")
+            if name == "backend" and len(tables) == 1:
+                data[tables[0]] = {}
+            target = data
+            for table in tables:
+                target = target.setdefault(table, {})
+                if not isinstance(target, dict):
+                    raise RecipeError(f"{path}: {table!r} is a setting, not a table")
+            target[name] = value
+        return self.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Raises RecipeError naming the field that is missing, unknown or not allowed."""
+        name = data.get("name", "unnamed")
+        known = {field.name for field in fields(cls)}
+        for field in data:
+            if field not in known:
+                raise RecipeError(f"recipe {name!r}: no such field: {field!r}; fields are {', '.join(sorted(known))}")
+        for kind in KINDS:
+            if not isinstance(data.get(kind), Mapping):
+                raise RecipeError(
+                    f"recipe {name!r}: it lacks the table [{kind}], with a `backend` of {', '.join(BACKENDS[kind])}"
+                )
+        stages = {kind: _build(name, kind, data[kind]) for kind in KINDS}
+        return cls(name=name, retries=data.get("retries", 3), **stages)
+
+    @classmethod
+    def from_toml(cls, text: str) -> Recipe:
+        """Raises RecipeError, naming the line or the field."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"the recipe is not TOML: {error}") from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def load(cls, name: str | Path) -> Recipe:
+        """A preset by name, or a TOML file by path. Raises RecipeError."""
+        path = Path(name)
+        if str(name) in presets():
+            path = PRESETS / f"{name}.toml"
+        elif path.suffix != ".toml":
+            raise RecipeError(
+                f"no recipe is called {str(name)!r}: presets are {', '.join(presets())}; or give a .toml file"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
+        try:
+            return cls.from_toml(text)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+
+@cache
+def presets() -> tuple[str, ...]:
+    """The names of the recipes that come with the library."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.toml")))
+
+
+def as_recipe(recipe: str | Path | Recipe) -> Recipe:
+    """A recipe from itself, a preset's name or a path."""
+    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+
+
+def _build(recipe: str, kind: str, table: Mapping[str, Any]) -> Stage:
+    """The stage that a TOML table describes, each setting checked against its type and bounds."""
+    backends = BACKENDS[kind]
+    backend = table.get("backend")
+    if backend not in backends:
+        raise RecipeError(f"recipe {recipe!r}: {kind}.backend: {backend!r} is not one of {', '.join(backends)}")
+    settings = {name: value for name, value in table.items() if name != "backend"}
+    try:
+        return _adapter(backends[backend]).validate_python(settings)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in (kind, *first["loc"]))
+        known = ", ".join(name for name in _field_names(backends[backend]))
+        hint = f"; {backend} takes: {known}" if first["type"] == "unexpected_keyword_argument" else ""
+        raise RecipeError(
+            f"recipe {recipe!r}: {field}: {first['msg'].lower()} (got {first['input']!r}){hint}"
+        ) from error
+
+
+@cache
+def _adapter(backend: Any) -> TypeAdapter[Stage]:
+    return TypeAdapter(backend)
+
+
+def _field_names(backend: type[Stage]) -> list[str]:
+    return [field.name for field in fields(backend)]  # type: ignore[arg-type]
+
+
+def _plain(stage: Stage) -> dict[str, Any]:
+    """A stage's settings as TOML and JSON have them, those that are None left out."""
+    settings: dict[str, Any] = _adapter(type(stage)).dump_python(stage, mode="json", exclude_none=True)  # type: ignore[arg-type]
+    return settings

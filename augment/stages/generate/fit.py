@@ -1,0 +1,27 @@
+"""Bring a picture to a plate's size without stretching it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from augment.artifacts import Image
+
+
+def cover(image: Image, height: int, width: int, x: float = 0.5, y: float = 0.5) -> Image:
+    """The largest part of `image` with the aspect of `(height, width)`, resized to that size.
+
+    `(H, W, 3)` uint8 to `(height, width, 3)` uint8. `x` and `y`, 0 to 1, say where the part is taken: 0 left or top,
+    1 right or bottom.
+    """
+    scale = min(image.shape[0] / height, image.shape[1] / width)  # pixels of `image` for one of the result
+    part_height = min(image.shape[0], max(1, round(height * scale)))
+    part_width = min(image.shape[1], max(1, round(width * scale)))
+    top = round((image.shape[0] - part_height) * y)
+    left = round((image.shape[1] - part_width) * x)
+    part = image[top : top + part_height, left : left + part_width]
+    if part.shape[:2] == (height, width):
+        return np.ascontiguousarray(part)
+    # Averaging is what a smaller picture needs (no aliasing), Lanczos what a larger one does.
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LANCZOS4
+    return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.uint8)

@@ -1,0 +1,44 @@
+"""New backgrounds pieced together from what is visible around the object, then relit as the prompt says; no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from augment.artifacts import Image, Matte, Prompt
+from augment.errors import ItemFailed
+from augment.stages import quilting
+from augment.stages.base import Stage
+from augment.stages.light import relight
+
+
+@dataclass(frozen=True)
+class Resynthesis(Stage):
+    """Backend "resynthesis". Only pixels outside the object are used, never inpainted ones.
+
+    patch: side of the largest patch, as a share of the shorter side of the image.
+    margin: how much wider than the matte the unused part is, as a share of the image's diagonal.
+    """
+
+    backend: ClassVar[str] = "resynthesis"
+    parallel: ClassVar[bool] = True
+
+    patch: Annotated[float, Field(ge=0.05, le=1.0)] = 0.5
+    margin: Annotated[float, Field(ge=0.0, le=0.1)] = 0.015
+
+    def __call__(
+        self, prompts: Sequence[Prompt], plates: Sequence[Image], mattes: Sequence[Matte], seeds: Sequence[int]
+    ) -> Sequence[Image | ItemFailed]:
+        return [self._make(*item) for item in zip(prompts, plates, mattes, seeds, strict=True)]
+
+    def _make(self, prompt: Prompt, plate: Image, matte: Matte, seed: int) -> Image | ItemFailed:
+        visible = ~matte.hole(self.margin)
+        if not visible.any():
+            return ItemFailed("nothing to resynthesise a background from: the object and its margin cover the image")
+        look = quilting.Look(window=self.patch, noise=15.0, stay=60.0, turn=8.0, repeat=10.0)
+        background = quilting.resynthesise(plate, visible, look, np.random.default_rng(seed))
+        return relight(background, prompt.text, seed)

@@ -1,0 +1,39 @@
+"""Fill the hole with patches of what is visible around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from augment.artifacts import Image, Matte
+from augment.errors import ItemFailed
+from augment.stages import quilting
+from augment.stages.base import Stage
+from augment.stages.inpaint.hole import per_hole
+
+# Few patches and no chance: the plate is the likeliest one.
+_LOOK = quilting.Look(window=0.6, gap=20.0, repairs=12)
+
+
+@dataclass(frozen=True)
+class Exemplar(Stage):
+    """Backend "exemplar": patches moved into the hole from near their own height, cut where they agree with what is there.
+
+    Keeps texture where a hole is as large as an object; OpenCV's two methods smear it. Source: `augment.stages.quilting`.
+
+    grow: how much wider than the matte the hole is, as a share of the image's diagonal.
+    """
+
+    backend: ClassVar[str] = "exemplar"
+    parallel: ClassVar[bool] = True
+
+    grow: Annotated[float, Field(ge=0.0, le=0.1)] = 0.012
+
+    def __call__(self, images: Sequence[Image], mattes: Sequence[Matte]) -> Sequence[Image | ItemFailed]:
+        return per_hole(
+            images, mattes, self.grow, lambda image, hole: quilting.fill(image, hole, _LOOK, np.random.default_rng(0))
+        )

@@ -1,0 +1,307 @@
+"""Find the object without a model: GrabCut, seeded by how unlike its border a region of the image is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from augment.artifacts import Alpha, Image, Matte
+from augment.stages.base import Item, Stage
+
+_Map: TypeAlias = NDArray[np.float32]
+_Mask: TypeAlias = NDArray[np.bool_]
+
+_SMALLEST = 16  # pixels: a narrower image has no border to speak of
+_BORDER = 0.03  # width of the border that stands for the background, of the longer side
+_OPEN = 0.6  # middle of the lower border that does not: people and things on tables are cut off there
+_KINDS = 6  # of background that a border shows: sky, ground, trees, …
+_NOISE = np.diag([20.0, 8.0, 8.0, 4.0])  # variance (L, a, b, texture) within which colours count as equal
+_PART = 0.35  # of the heaviest part's saliency: a lighter part does not belong to the object
+_HOLE = 0.003  # of the object's area: a smaller hole is noise
+_ALIKE = 0.75  # overlap from which two cuts are of the same object
+# Log odds that a cut overlaps the true matte by at least 0.7, from what can be measured without knowing it: logistic
+# regression on 240 scenes of `benchmarks.scenes` (seed 0, and close-ups of seed 7). The last one is the intercept.
+_ODDS = {
+    "agreement": 6.21, "edge": 0.61, "shared colours": -5.89, "area": 0.82, "border": -36.2, "one part": 10.1, "": -12.0
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GrabCut(Stage):
+    """Mattes by GrabCut (Rother, Kolmogorov and Blake 2004), for images with one object that stands out.
+
+    Its seeds come from how unlike the border a region is: by the minimum barrier distance to it (Zhang et al. 2015,
+    "Minimum Barrier Salient Object Detection at 80 FPS"), and by the Mahalanobis distance, in colour and texture, to
+    what it shows. Five seedings give five cuts; the matte is the one that looks most like an object, voted on by those
+    that agree with it. Its confidence is the estimated chance that it overlaps the true matte by 0.7 or more
+    (intersection over union); below `doubt` it is marked unusable. `size` is the image's longer side, in pixels, at
+    which the object is found; its edge is then found at full size.
+    """
+
+    backend: ClassVar[str] = "grabcut"
+    parallel: ClassVar[bool] = True
+
+    size: Annotated[int, Field(ge=64)] = 160
+    doubt: Annotated[float, Field(ge=0, le=1)] = 0.45
+
+    def __call__(self, items: Sequence[Item]) -> list[Matte]:
+        return [self._matte(item.image) for item in items]
+
+    def _matte(self, image: Image) -> Matte:
+        height, width = image.shape[:2]
+        if min(height, width) < _SMALLEST:
+            reason = f"doubtful: an image of {height}x{width} pixels is too small, it needs {_SMALLEST} a side"
+            return Matte.from_full(np.zeros((height, width), np.uint8), 0.0, reason)
+        scale = min(1.0, self.size / max(height, width))
+        shape = max(_SMALLEST, round(width * scale)), max(_SMALLEST, round(height * scale))
+        mask, confidence = find_object(cv2.resize(image, shape, interpolation=cv2.INTER_AREA))
+        alpha = find_edge(image, mask)
+        doubtful = confidence < self.doubt and alpha.any()
+        reason = f"doubtful: confidence {confidence:.2f}, below {self.doubt:g}" if doubtful else None
+        return Matte.from_full(alpha, confidence, reason)
+
+
+def find_object(image: Image) -> tuple[_Mask, float]:
+    """The object of an `(H, W, 3)` uint8 RGB image of about 160 pixels: `(H, W)` bool mask and its confidence, 0 to 1."""
+    cuts, saliency = _cuts(image)
+    odds = [_log_odds(measures) for measures in _measure(image, cuts)]
+    best = cuts[int(np.argmax(odds))]
+    alike = [cut for cut in cuts if _overlap(cut, best) >= _ALIKE] or [best]
+    voted = _fill_holes(_main_parts(2 * np.sum(alike, axis=0) > len(alike), saliency))
+    return voted, float(1 / (1 + np.exp(-max(odds)))) if voted.any() else 0.0
+
+
+def find_edge(image: Image, mask: _Mask) -> Alpha:
+    """`(H, W)` uint8 alpha of the image from a mask at a smaller size.
+
+    In a band along the mask's edge, a pixel's alpha is where its colour lies between the mean colours of the object and
+    of the background nearby; where these are alike, it follows the mask.
+    """
+    height, width = image.shape[:2]
+    zoom = max(height / mask.shape[0], width / mask.shape[1])
+    reach = 1 + round(1.5 * zoom)  # the mask's edge is off by a pixel or so of its own
+    soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    left, top, box_width, box_height = cv2.boundingRect((soft > 0).astype(np.uint8))
+    rows = slice(max(0, top - 4 * reach), top + box_height + 4 * reach)
+    columns = slice(max(0, left - 4 * reach), left + box_width + 4 * reach)
+    alpha = np.zeros((height, width), np.uint8)
+    if mask.any():
+        alpha[rows, columns] = _edge_alpha(image[rows, columns].astype(np.float32), soft[rows, columns], reach)
+    return alpha
+
+
+def _edge_alpha(image: _Map, soft: _Map, reach: int) -> Alpha:
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    solid = (soft > 0.5).astype(np.uint8)
+    # Beyond the picture nothing is known: without these borders an object cut off by it would be eroded there.
+    inner = cv2.erode(solid, kernel, borderType=cv2.BORDER_REPLICATE)
+    outer = 1 - cv2.dilate(solid, kernel, borderType=cv2.BORDER_REPLICATE)
+    window = (6 * reach + 1, 6 * reach + 1)
+
+    def mean_colour(where: NDArray[np.uint8]) -> tuple[_Map, _Map]:
+        weight = cv2.boxFilter(where.astype(np.float32), -1, window)
+        colour = cv2.boxFilter(image * where[..., None], -1, window)
+        return colour / np.maximum(weight, 1e-6)[..., None], weight
+
+    (object_colour, near_object), (ground_colour, near_ground) = mean_colour(inner), mean_colour(outer)
+    axis = object_colour - ground_colour
+    length = (axis * axis).sum(-1)
+    place = ((image - ground_colour) * axis).sum(-1) / np.maximum(length, 1)
+    trust = length / (length + 40.0**2) * ((near_object > 0) & (near_ground > 0))
+    guess = cv2.boxFilter(soft, -1, (2 * (reach // 2) + 1,) * 2)
+    alpha = trust * np.clip(place * 1.4 - 0.2, 0, 1) + (1 - trust) * guess
+    alpha[inner > 0], alpha[outer > 0] = 1, 0
+    return (alpha * 255).round().astype(np.uint8)
+
+
+def _cuts(image: Image) -> tuple[list[_Mask], _Map]:
+    """GrabCut's masks from five seedings, which err in different ways on a hard image; and the image's saliency."""
+    features = _features(image)
+    barrier, sides, kinds = _barrier_distance(features), _unlike_sides(features), _unlike_kinds(features)
+    height, width = barrier.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    centre = np.exp(-(((x / width - 0.5) / 0.35) ** 2 + ((y / height - 0.5) / 0.4) ** 2) / 2)
+    saliency = _stretch((barrier + sides + kinds) * (centre + 0.3))
+    colour = _stretch((barrier + kinds) * (centre + 0.3))
+    level, colour_level = _otsu(saliency), _otsu(colour)
+    unlike, central = 0.3 * level, centre * (saliency + 0.35)
+    edge = _border(saliency.shape, 2) & (saliency <= 1.2 * level)
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    cuts = [
+        _grabcut(lab, saliency > 1.2 * level, saliency < unlike, 3),
+        _grabcut(image, colour > 1.2 * colour_level, colour < 0.3 * colour_level, 3),
+        _grabcut(lab, saliency > 0.8 * level, saliency < unlike, 3),
+        # The centre's own colours, whatever the border shows: for objects that fill the image or lie across its edge.
+        _grabcut(lab, central > 0.35, edge, 4),
+        _grabcut(image, central > 0.3, edge, 4),
+    ]
+    return [_main_parts(cut, saliency) for cut in cuts], saliency
+
+
+def _grabcut(image: Image, likely: _Mask, background: _Mask, iterations: int) -> _Mask:
+    labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[background] = cv2.GC_BGD
+    likely = labels == cv2.GC_PR_FGD
+    if not likely.any() or likely.all():
+        return likely
+    cv2.setRNGSeed(0)  # this thread's own generator, which starts GrabCut's k-means
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(image, labels, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+    return (labels == cv2.GC_PR_FGD) | (labels == cv2.GC_FGD)
+
+
+def _features(image: Image) -> _Map:
+    """`(H, W, 4)`: L, a, b, and texture as the deviation of L within 7 pixels."""
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    light = lab[..., 0]
+    mean = cv2.boxFilter(light, -1, (7, 7))
+    variance = cv2.boxFilter(light * light, -1, (7, 7)) - mean * mean
+    return np.dstack([lab, np.sqrt(np.maximum(variance, 0))])
+
+
+def _border(shape: tuple[int, ...], width: int) -> _Mask:
+    """The border that stands for the background: all of it but the middle of the lower edge."""
+    border = np.ones(shape, bool)
+    border[width:-width, width:-width] = False
+    margin = round(shape[1] * (1 - _OPEN) / 2)
+    border[-width:, margin : shape[1] - margin] = False
+    return border
+
+
+def _border_width(features: _Map) -> int:
+    return max(3, round(_BORDER * max(features.shape[:2])))
+
+
+def _barrier_distance(features: _Map) -> _Map:
+    """How much the colour must rise and fall on the easiest way from the border to each pixel, summed over L, a, b.
+
+    Sweeps down, up, right and left, a row at a time, each pixel looking at three neighbours of the row before.
+    """
+    colours = np.moveaxis(cv2.GaussianBlur(features[..., :3], (0, 0), 1.0), 2, 0)
+    colours = np.pad(colours, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    start = np.pad(_border(features.shape[:2], 1), 1)
+    distance = np.where(start, np.float32(0), np.float32(np.inf)) + np.zeros_like(colours)
+    state = np.stack([distance, colours, colours])  # the distance, and the highest and lowest colour on the way
+    down, right = (colours, state), (colours.transpose(0, 2, 1), state.transpose(0, 1, 3, 2))
+    for _ in range(2):
+        for values, way in (down, right):
+            for order in (1, -1):
+                _sweep(values[:, ::order], way[:, :, ::order])
+    return _stretch(state[0].sum(0)[1:-1, 1:-1])
+
+
+def _sweep(colours: _Map, state: _Map) -> None:
+    rows, columns = colours.shape[1:]
+    for row in range(2, rows - 1):
+        here = state[:, :, row, 1:-1]
+        colour = colours[:, row, 1:-1]
+        for shift in (1, 0, 2):
+            before, high, low = state[:, :, row - 1, shift : shift + columns - 2]
+            high, low = np.maximum(high, colour), np.minimum(low, colour)
+            nearer = (high - low < here[0]) & (before < np.inf)
+            for target, value in zip(here, (high - low, high, low), strict=True):
+                np.copyto(target, value, where=nearer)
+
+
+def _unlike_sides(features: _Map) -> _Map:
+    """Distance from what the upper, left and right border show, the side that is most unlike counting half."""
+    width = _border_width(features)
+    strips = (features[:width], features[:, :width], features[:, -width:])
+    distances = np.sort([np.sqrt(_mahalanobis(features, strip.reshape(-1, 4))[0]) for strip in strips], axis=0)
+    return _stretch(distances[0] + distances[1] + 0.5 * distances[2])
+
+
+def _unlike_kinds(features: _Map) -> _Map:
+    """Negative log likelihood under a mixture of Gaussians fitted to the border."""
+    samples = features[_border(features.shape[:2], _border_width(features))]
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.5)
+    cv2.setRNGSeed(0)  # this thread's own generator, which starts k-means
+    _, labels, _ = cv2.kmeans(samples, _KINDS, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    surprise = np.full(features.shape[:2], np.inf, np.float32)
+    for kind in range(_KINDS):
+        members = samples[labels[:, 0] == kind]
+        if len(members) >= 8:
+            distance, log_volume = _mahalanobis(features, members)
+            np.minimum(surprise, distance + log_volume - 2 * np.log(len(members) / len(samples)), out=surprise)
+    return _stretch(surprise)
+
+
+def _mahalanobis(features: _Map, samples: _Map) -> tuple[_Map, float]:
+    """Squared distance of every pixel to the Gaussian of `(n, 4)` samples, and the log determinant of its covariance."""
+    covariance = np.cov(samples.T) + _NOISE
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T.astype(np.float32)
+    white = (features - samples.mean(0)) @ whiten
+    return (white * white).sum(-1), float(np.linalg.slogdet(covariance)[1])
+
+
+def _stretch(values: _Map) -> _Map:
+    low, high = np.percentile(values, [2, 99.5])
+    return np.clip((values - low) / (high - low + 1e-6), 0, 1).astype(np.float32)
+
+
+def _otsu(values: _Map) -> float:
+    level, _ = cv2.threshold((values * 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)
+    return level / 255
+
+
+def _main_parts(mask: _Mask, saliency: _Map) -> _Mask:
+    """The heaviest connected part, weighed by saliency, and those that are nearly as heavy."""
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    weights = np.bincount(labels.ravel(), weights=saliency.ravel())
+    weights[0] = 0
+    main = (weights >= _PART * weights.max()) & (weights > 0)
+    return main[labels]
+
+
+def _fill_holes(mask: _Mask) -> _Mask:
+    """Close the holes that are too small to be seen through."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] < _HOLE * mask.sum()
+    small[0] = True  # the object itself
+    return small[labels]
+
+
+def _overlap(one: _Mask, other: _Mask) -> float:
+    """Intersection over union, 0 to 1."""
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def _measure(image: Image, cuts: list[_Mask]) -> list[dict[str, float]]:
+    """What tells a good cut from a bad one, for each of them."""
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    smooth = cv2.GaussianBlur(lab.astype(np.float32), (0, 0), 1.0)
+    gradient = np.sqrt((cv2.Sobel(smooth, -1, 1, 0) ** 2 + cv2.Sobel(smooth, -1, 0, 1) ** 2).sum(-1))
+    bins = (lab // np.array([24, 12, 12])) @ np.array([22 * 22, 22, 1])
+    return [_measure_cut(n, cuts, gradient, bins) for n in range(len(cuts))]
+
+
+def _measure_cut(n: int, cuts: list[_Mask], gradient: _Map, bins: NDArray[np.int64]) -> dict[str, float]:
+    cut = cuts[n]
+    if not cut.any() or cut.all():
+        return {"": -np.inf}
+    solid, kernel = cut.astype(np.uint8), np.ones((3, 3), np.uint8)
+    edge = cv2.dilate(solid, kernel) > cv2.erode(solid, kernel)
+    outside = cv2.dilate(solid, kernel, iterations=4) == 0
+    inside_share, outside_share = (
+        np.bincount(bins[where], minlength=22 * 22 * 11) / where.sum() for where in (cut, ~cut)
+    )
+    _, _, stats, _ = cv2.connectedComponentsWithStats(solid)
+    return {
+        "agreement": float(np.mean(sorted(_overlap(cut, other) for i, other in enumerate(cuts) if i != n)[-2:])),
+        "edge": float(np.log((gradient[edge].mean() + 1) / (gradient[outside if outside.any() else ~cut].mean() + 1))),
+        "shared colours": float(np.sqrt(inside_share * outside_share).sum()),  # Bhattacharyya coefficient
+        "area": float(np.log(cut.mean() + 1e-3)),
+        "border": float(np.concatenate([cut[0], cut[:, 0], cut[:, -1]]).mean()),
+        "one part": float(stats[1:, cv2.CC_STAT_AREA].max() / cut.sum()),
+        "": 1.0,
+    }
+
+
+def _log_odds(measures: dict[str, float]) -> float:
+    return sum(_ODDS[name] * value for name, value in measures.items())

@@ -1,0 +1,48 @@
+"""Real parts as fixtures, and what must be in the environment before the libraries are imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import parts
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # `import albumentations` asks the network for a newer version
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch a model
+
+
+def _real(part: Callable[[], Path]) -> Path:
+    """The part; where it cannot be had the test skips with the reason, or fails where AUGMENT_REQUIRE_REAL is 1."""
+    try:
+        return part()
+    except parts.PartMissing as error:
+        if os.environ.get("AUGMENT_REQUIRE_REAL") == "1":
+            pytest.fail(f"AUGMENT_REQUIRE_REAL=1 and this part is missing: {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def stamps() -> Path:
+    """The folder of cut-out objects with true alpha."""
+    return _real(parts.stamps)
+
+
+@pytest.fixture(scope="session")
+def wallpapers() -> Path:
+    """The folder of photographs of places."""
+    return _real(parts.wallpapers)
+
+
+@pytest.fixture(scope="session")
+def isnet() -> Path:
+    """The ISNet ONNX file."""
+    return _real(parts.isnet)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The SmolLM2 GGUF file that GPT4All loads."""
+    return _real(parts.smollm2)

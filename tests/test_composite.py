@@ -1,0 +1,98 @@
+"""What compositing may change, and what it must not."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from augment.artifacts import Matte
+from augment.composite import BLENDS, composite, cutout, with_edge_colors
+from augment.errors import InputError
+from tests.pictures import scene
+
+IMAGE, ALPHA = scene(0)
+MATTE = Matte.from_full(ALPHA)
+BACKGROUND = np.random.default_rng(1).integers(0, 256, IMAGE.shape, np.uint8)
+
+
+@given(hnp.arrays(np.uint8, (9, 7)), st.integers(0, 2**32 - 1))
+def test_alpha_blending_is_the_textbook_formula_within_a_grey_level(alpha, seed):
+    image, background = np.random.default_rng(seed).integers(0, 256, (2, 9, 7, 3), np.uint8)
+    result = composite(image, Matte.from_full(alpha), background)
+    weight = alpha[..., None] / 255
+    np.testing.assert_allclose(result, image * weight + background * (1 - weight), atol=1.001)
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_outside_the_matte_nothing_of_the_image_is_left(blend):
+    result = composite(IMAGE, MATTE, BACKGROUND, blend=blend, harmonize=0.5)
+    np.testing.assert_array_equal(result[ALPHA == 0], BACKGROUND[ALPHA == 0])
+
+
+def test_opaque_pixels_stay_byte_for_byte():
+    result = composite(IMAGE, with_edge_colors(MATTE, IMAGE), BACKGROUND)
+    np.testing.assert_array_equal(result[ALPHA == 255], IMAGE[ALPHA == 255])
+
+
+def test_inputs_are_left_alone():
+    image, background = IMAGE.copy(), BACKGROUND.copy()
+    for array in (image, background):
+        array.flags.writeable = False
+    result = composite(image, MATTE, background, blend="feather", harmonize=1.0)
+    assert result.flags.writeable
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(background, BACKGROUND)
+
+
+def test_colour_spill_at_soft_edges_is_removed():
+    """A red disc photographed before green keeps no green rim on a red background."""
+    height, width = 64, 64
+    y, x = np.mgrid[:height, :width]
+    alpha = (np.clip(24 - np.hypot(x - 32, y - 32), -4, 4) / 8 + 0.5) * 255
+    alpha = alpha.round().astype(np.uint8)
+    weight = alpha[..., None] / 255
+    image = (np.array([200, 20, 20]) * weight + np.array([20, 220, 20]) * (1 - weight)).round().astype(np.uint8)
+    red = np.full_like(image, (200, 20, 20))
+    matte = Matte.from_full(alpha)
+    with_spill = composite(image, matte, red)[..., 1].max()
+    without = composite(image, with_edge_colors(matte, image), red)[..., 1].max()
+    assert with_spill > 60
+    assert without < 35
+
+
+def test_a_feathered_edge_fades_inwards_only():
+    hard = np.zeros((200, 200), np.uint8)
+    hard[50:150, 50:150] = 255
+    image, background = np.full((200, 200, 3), 250, np.uint8), np.zeros((200, 200, 3), np.uint8)
+    result = composite(image, Matte.from_full(hard), background, blend="feather")[..., 0]
+    assert not result[hard == 0].any()
+    assert 0 < result[50, 100] < 128
+    assert result[100, 100] == 250
+
+
+def test_harmonize_moves_the_objects_colours_towards_the_background():
+    blue = np.full_like(IMAGE, (30, 60, 200))
+    inside = ALPHA == 255
+    means = [composite(IMAGE, MATTE, blue, harmonize=strength)[inside].mean(0) for strength in (0.0, 0.5, 1.0)]
+    distances = [np.linalg.norm(mean - (30, 60, 200)) for mean in means]
+    assert distances[0] > distances[1] > distances[2]
+    np.testing.assert_array_equal(means[0], IMAGE[inside].mean(0))
+
+
+def test_an_empty_matte_gives_the_background():
+    empty = Matte.from_full(np.zeros(ALPHA.shape, np.uint8))
+    np.testing.assert_array_equal(composite(IMAGE, empty, BACKGROUND), BACKGROUND)
+
+
+def test_sizes_that_differ_are_named():
+    with pytest.raises(InputError, match="background is"):
+        composite(IMAGE, MATTE, BACKGROUND[1:])
+    with pytest.raises(InputError, match="image is"):
+        composite(IMAGE[1:], MATTE, BACKGROUND)
+
+
+def test_a_cutout_carries_the_matte_as_its_alpha():
+    result = cutout(IMAGE, MATTE)
+    np.testing.assert_array_equal(result[..., 3], ALPHA)
+    np.testing.assert_array_equal(result[..., :3], IMAGE)

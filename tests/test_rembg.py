@@ -1,0 +1,166 @@
+"""Mattes by rembg's own session classes with real ISNet weights, of real objects over real places."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from augment.artifacts import Matte
+from augment.errors import WeightsError
+from augment.stages.base import Item
+from augment.stages.remove.rembg import AlphaMatting, Rembg
+
+OBJECT = "animals/mammals/apes/chimp.png"
+PLACE = "Path/contents/images/2560x1600.jpg"
+
+
+def place(wallpapers: Path, size: tuple[int, int]) -> Image.Image:
+    with Image.open(wallpapers / PLACE) as photo:
+        return photo.convert("RGB").resize(size)
+
+
+def iou(matte: Matte, truth: np.ndarray) -> float:
+    found, true = matte.full() >= 128, truth >= 128
+    return float((found & true).sum() / (found | true).sum())
+
+
+@pytest.fixture(scope="module")
+def scene(stamps: Path, wallpapers: Path) -> tuple[Item, np.ndarray]:
+    """An upright photograph with one object, and the object's true alpha."""
+    picture = place(wallpapers, (360, 520))
+    with Image.open(stamps / OBJECT) as stamp:
+        cutout = stamp.convert("RGBA")
+    cutout.thumbnail((280, 280))
+    truth = Image.new("L", picture.size)
+    truth.paste(cutout.getchannel("A"), (40, 160))
+    picture.paste(cutout, (40, 160), cutout)
+    return Item(np.asarray(picture), "scene"), np.asarray(truth)
+
+
+@pytest.fixture(scope="module")
+def stage(isnet: Path) -> Rembg:
+    """Its session is built at the first use and stays for the tests that follow."""
+    return Rembg(str(isnet))
+
+
+@pytest.fixture(scope="module")
+def mattes(stage: Rembg, scene: tuple[Item, np.ndarray], wallpapers: Path) -> list[Matte]:
+    """Of the scene, and of a place without an object, in one batch."""
+    stage.check()
+    return stage([scene[0], Item(np.asarray(place(wallpapers, (400, 300))), "empty")])
+
+
+def test_matte_of_a_real_object_is_right_and_has_the_images_geometry(
+    mattes: list[Matte], scene: tuple[Item, np.ndarray]
+) -> None:
+    item, truth = scene
+    assert mattes[0].size == item.image.shape[:2] == (520, 360)
+    assert mattes[0].unusable is None
+    assert mattes[0].confidence > 0.9
+    assert iou(mattes[0], truth) > 0.95
+
+
+def test_place_without_an_object_is_doubtful(mattes: list[Matte]) -> None:
+    assert mattes[1].size == (300, 400)
+    assert mattes[1].unusable is not None
+    assert mattes[1].unusable.startswith("doubtful: confidence")
+
+
+def test_matte_does_not_depend_on_its_batch_and_the_session_is_built_once(
+    stage: Rembg, mattes: list[Matte], scene: tuple[Item, np.ndarray]
+) -> None:
+    network = stage._network
+    (alone,) = stage([scene[0]])
+    assert alone.to_bytes() == mattes[0].to_bytes()
+    assert stage._network is network
+
+
+def test_several_images_at_once_give_the_same_as_one_after_another(
+    stage: Rembg, mattes: list[Matte], scene: tuple[Item, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")  # two images at once; the session keeps its own threads
+    both = stage([scene[0], scene[0]])
+    assert [matte.to_bytes() for matte in both] == [mattes[0].to_bytes()] * 2
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, np.nan])
+def test_flat_prediction_is_unusable_not_nan(stage: Rembg, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    prediction = np.full((1, 1, 1024, 1024), value, np.float32)
+    recorder = stage._network._session.inner_session
+
+    class Flat:
+        def run(self, *args: Any) -> list[np.ndarray]:
+            return [prediction]
+
+        get_inputs = recorder._session.get_inputs
+
+    monkeypatch.setattr(recorder, "_session", Flat())
+    (matte,) = stage([Item(np.full((30, 40, 3), 90, np.uint8), "flat")])
+    assert matte.unusable == "flat: the network predicts the same everywhere"
+    assert matte.size == (30, 40)
+    assert matte.confidence == 0
+
+
+def test_alpha_matting_refines_the_edge_and_frees_its_colours(
+    isnet: Path, stage: Rembg, scene: tuple[Item, np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    item, truth = scene
+    crop = Item(np.ascontiguousarray(item.image[120:480:2, ::2]), "crop")  # small: matting takes its time
+    refining = Rembg(str(isnet), alpha_matting=AlphaMatting(erode=4))
+    refining.__dict__["_network"] = stage._network
+    with caplog.at_level(logging.WARNING):
+        (matte,) = refining([crop])
+    soft = (matte.alpha > 0) & (matte.alpha < 255)
+    assert matte.size == crop.image.shape[:2]
+    assert iou(matte, truth[120:480:2, ::2]) > 0.9
+    assert matte.edge_colors.shape == (soft.sum(), 3)
+    assert all("numba compiles" in record.message for record in caplog.records)
+
+
+def test_unloaded_stage_is_its_settings_alone(isnet: Path) -> None:
+    stage = Rembg(str(isnet))
+    stage.__dict__["_network"] = object()
+    assert pickle.loads(pickle.dumps(stage)) == stage
+    stage.unload()
+    assert set(vars(stage)) == set(stage.settings())
+
+
+def test_broken_file_is_named(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(b"torn")
+    with pytest.raises(WeightsError, match=r"torn\.onnx: onnxruntime cannot load it"):
+        Rembg(str(torn))([Item(np.zeros((8, 8, 3), np.uint8), "x")])
+
+
+def test_missing_library_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        WeightsError, match=r'onnxruntime is not installed: pip install "augment-backgrounds\[models\]"'
+    ):
+        Rembg().check()
+
+
+def test_cuda_that_is_not_there_is_an_error(isnet: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(WeightsError, match='device = "cuda"'):
+        Rembg(str(isnet), device="cuda")([Item(np.zeros((8, 8, 3), np.uint8), "x")])
+
+
+def test_sessions_need_neither_numba_nor_the_rest_of_rembg() -> None:
+    code = (
+        "import sys; from augment.weights import rembg_sessions; assert 'isnet-general-use' in rembg_sessions();"
+        "assert not {'numba', 'pymatting', 'rembg', 'rembg.bg'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
