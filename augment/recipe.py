@@ -150,6 +150,14 @@ def as_recipe(recipe: str | Path | Recipe) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
 
 
+def parse_value(text: str) -> Any:
+    """A setting's value as typed on a command line: TOML where it is TOML, else text (`steps=30`, `model=u2net`)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def _build(recipe: str, kind: str, table: Mapping[str, Any]) -> Stage:
     """The stage that a TOML table describes, each setting checked against its type and bounds."""
     backends = BACKENDS[kind]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.artifacts import Image
+from augment.weights import Weights, pick_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,14 @@ class Stage:
 
     def check(self) -> None:
         """Raise WeightsError where a library or weights that this stage needs are missing; loads no model."""
+
+    def weights(self) -> Weights | None:
+        """The model that it needs, found or not; None where it needs none, or a server has it."""
+        return None
+
+    def where(self) -> str:
+        """The device that it will run on, or the server that it asks. Raises WeightsError where there is no such device."""
+        return pick_device(getattr(self, "device", None) or "cpu")
 
     def unload(self) -> None:
         """Drop whatever was loaded; the next call loads it again."""

@@ -135,6 +135,9 @@ class EndpointStage(Stage):
         key = os.environ.get("OPENAI_API_KEY") or "none"  # the client insists on one; local servers do not read it
         return openai.OpenAI(base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=self.retries)
 
+    def where(self) -> str:
+        return self.base_url
+
     def check(self) -> None:
         """Raise WeightsError where the openai package or the server is not there."""
         client = self._client.with_options(timeout=_PROBE_SECONDS, max_retries=0)

@@ -69,6 +69,9 @@ class Diffusers(Stage):
         self.weights().check()
         pick_device(self.run.device)
 
+    def where(self) -> str:
+        return pick_device(self.run.device)
+
     def unload(self) -> None:
         super().unload()
         free_memory()

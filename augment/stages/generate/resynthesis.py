@@ -14,6 +14,7 @@ from augment.errors import ItemFailed
 from augment.stages import quilting
 from augment.stages.base import Stage
 from augment.stages.light import relight
+from augment.stages.patches import Look
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,6 @@ class Resynthesis(Stage):
         visible = ~matte.hole(self.margin)
         if not visible.any():
             return ItemFailed("nothing to resynthesise a background from: the object and its margin cover the image")
-        look = quilting.Look(window=self.patch, noise=15.0, stay=60.0, turn=8.0, repeat=10.0)
+        look = Look(window=self.patch, gap=50.0, noise=25.0, stay=60.0, turn=5.0, repeat=5.0)
         background = quilting.resynthesise(plate, visible, look, np.random.default_rng(seed))
         return relight(background, prompt.text, seed)

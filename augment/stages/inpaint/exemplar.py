@@ -14,9 +14,10 @@ from augment.errors import ItemFailed
 from augment.stages import quilting
 from augment.stages.base import Stage
 from augment.stages.inpaint.hole import per_hole
+from augment.stages.patches import Look
 
 # Few patches and no chance: the plate is the likeliest one.
-_LOOK = quilting.Look(window=0.6, gap=20.0, repairs=12)
+_LOOK = Look(window=0.6, gap=20.0, repairs=12)
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,18 @@ class Gpt4All(Stage):
     @cached_property
     def _chat(self) -> Gpt4AllChat:
         return Gpt4AllChat(
-            Gguf(self.model, self.folder), self.device, self.threads, self.max_tokens, self.temperature, self.time_limit
+            self.weights(), self.device, self.threads, self.max_tokens, self.temperature, self.time_limit
         )
 
     def check(self) -> None:
         """Raise WeightsError where gpt4all or the model is missing and cannot be fetched."""
-        Gguf(self.model, self.folder).check()
+        self.weights().check()
+
+    def weights(self) -> Gguf:
+        return Gguf(self.model, self.folder)
+
+    def where(self) -> str:
+        return self.device or "GPT4All's choice"
 
     def __call__(
         self,

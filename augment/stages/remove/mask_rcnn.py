@@ -15,6 +15,7 @@ from augment.artifacts import Image, Matte
 from augment.detect import COCO, Detection, MaskRCNN
 from augment.errors import RecipeError
 from augment.stages.base import Item, Stage
+from augment.weights import TorchvisionCheckpoint
 
 _EDGE = 1.0  # pixels: softens the stairs of a thresholded mask, no more, for Mask R-CNN knows nothing of soft edges
 
@@ -49,9 +50,12 @@ class MaskRcnn(Stage):
         found = self._detector([item.image for item in items])
         return [self._matte(item.image, detections) for item, detections in zip(items, found, strict=True)]
 
+    def weights(self) -> TorchvisionCheckpoint:
+        return self._detector.weights()
+
     def check(self) -> None:
         self._check_classes()
-        self._detector.weights().check()
+        self.weights().check()
 
     @cached_property
     def _detector(self) -> MaskRCNN:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -169,43 +171,39 @@ class _Recorder:
         return getattr(self._session, name)
 
 
+_matting = threading.Lock()  # one of numba's threading layers ends the process when two threads use it at once
+
+
 def _refine(image: Image, alpha: Alpha, confidence: float, settings: AlphaMatting) -> Matte:
     """The matte after alpha matting, with the object's own colours at its soft pixels."""
-    cutout_of = _alpha_matting_cutout()
-    try:
-        cutout = cutout_of(
-            PILImage.fromarray(image),
-            PILImage.fromarray(alpha),
-            settings.foreground,
-            settings.background,
-            settings.erode,
-        )
-    except ValueError:  # pymatting, where erosion leaves no pixel that is surely object or surely background
-        return Matte.from_full(alpha, confidence)
+    with _matting:
+        try:
+            cutout = _alpha_matting_cutout()(
+                PILImage.fromarray(image),
+                PILImage.fromarray(alpha),
+                settings.foreground,
+                settings.background,
+                settings.erode,
+            )
+        except ValueError:  # pymatting, where erosion leaves no pixel that is surely object or surely background
+            return Matte.from_full(alpha, confidence)
     rgba = np.asarray(cutout)
     matte = Matte.from_full(np.ascontiguousarray(rgba[..., 3]), confidence)
     soft = (rgba[..., 3] > 0) & (rgba[..., 3] < 255)
     return replace(matte, edge_colors=rgba[..., :3][soft])
 
 
-_importing = threading.Lock()
-
-
 def _alpha_matting_cutout() -> Any:
-    """rembg's function of that name; the import compiles for half a minute, the first time on a machine."""
-    import importlib.util
-    import sys
+    """rembg's function of that name. On its first import numba compiles, and keeps the code beside pymatting's own or,
+    where that is read-only, in the user's cache."""
+    if "pymatting" not in sys.modules:
+        check_libraries(["pymatting"])
+        spec = importlib.util.find_spec("pymatting")
+        folders = spec.submodule_search_locations if spec else None
+        if not any(path for folder in folders or () for path in Path(folder).rglob("*.nbi")):
+            log.warning("numba compiles pymatting for alpha matting: half a minute, the first time on a machine")
+    import rembg.bg
 
-    with _importing:
-        if "pymatting" not in sys.modules:
-            check_libraries(["pymatting"])
-            spec = importlib.util.find_spec("pymatting")
-            folders = spec.submodule_search_locations if spec else None
-            if not any(path for folder in folders or () for path in Path(folder).rglob("*.nbi")):
-                log.warning(
-                    "numba compiles pymatting for alpha matting, which takes about half a minute, once a machine"
-                )
-        import rembg.bg
     return rembg.bg.alpha_matting_cutout
 
 

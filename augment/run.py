@@ -1,0 +1,127 @@
+"""`augment run`: the whole chain for one image, with a picture of every step and a record of what was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageOps
+
+from augment.artifacts import Image
+from augment.cache import Cache
+from augment.chain import Chain
+from augment.composite import composite, cutout
+from augment.entries import Provenance
+from augment.errors import InputError
+from augment.keys import image_key, to_rgb
+from augment.prewarming import Report, prewarm
+from augment.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _OneImage:
+    """A Dataset of the one image, named as its file is."""
+
+    path: Path
+    image: Image
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        return [(str(self.path), 0)]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Image:
+        return self.image
+
+
+def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: str | None = None) -> Report:
+    """Write `cutout.png`, `bg_only.png` (the plate), `generated_image.png`, `composite.png`, `trace.json` and
+    `pipeline.log` to `folder`; further variants are numbered from `_1`. What is in its `cache` is not computed again.
+
+    The image is turned as its EXIF orientation says. `group` is the object's class, kept out of the background. Raises
+    InputError for an image that cannot be read, and what `prewarm` raises.
+    """
+    image = _read(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _log_to(folder / "pipeline.log"):
+        cache = Cache(folder / "cache", codec="png")
+        logger.info("%s, %d x %d, recipe %s", path, image.shape[1], image.shape[0], recipe.name)
+        report = prewarm(
+            _OneImage(path, image), cache, recipe, variants=variants, workers=0, groups=[group], progress=False
+        )
+        trace = _write(image, Chain(recipe, cache), folder, variants) | {"image": str(path)}
+        (folder / "trace.json").write_text(json.dumps(trace, indent=1, ensure_ascii=False))
+        logger.info("%s", report)
+    return report
+
+
+def _read(path: Path) -> Image:
+    try:
+        with PIL.Image.open(path) as file:
+            return to_rgb(PIL.ImageOps.exif_transpose(file))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except (OSError, InputError) as error:
+        raise InputError(f"{path}: it is not an image that can be read ({error})") from error
+
+
+def _write(image: Image, chain: Chain, folder: Path, variants: int) -> dict[str, Any]:
+    """The pictures; returns the trace."""
+    key = image_key(image)
+    matte = chain.artifact("remove", key)
+    trace: dict[str, Any] = {"key": key, "recipe": chain.recipe.to_dict(), "stages": {}, "variants": []}
+    for kind in ("remove", "inpaint", "caption"):
+        trace["stages"][kind] = _account(chain.cache.provenance(chain.name(kind, key)))
+    if matte is None:
+        return trace
+    PIL.Image.fromarray(cutout(image, matte)).save(folder / "cutout.png")
+    trace["matte"] = {"confidence": matte.confidence, "coverage": matte.coverage, "unusable": matte.unusable}
+    plate = chain.artifact("inpaint", key)
+    if plate is not None:
+        PIL.Image.fromarray(plate).save(folder / "bg_only.png")
+    trace["caption"] = chain.artifact("caption", key)
+    for variant in range(variants):
+        background = chain.artifact("generate", key, variant)
+        if background is None:
+            continue
+        suffix = f"_{variant}" if variant else ""
+        PIL.Image.fromarray(background).save(folder / f"generated_image{suffix}.png")
+        PIL.Image.fromarray(composite(image, matte, background)).save(folder / f"composite{suffix}.png")
+        made = chain.cache.provenance(chain.name("generate", key, variant)) or {}
+        refined = _account(chain.cache.provenance(chain.name("refine", key, variant)))
+        record = {name: made.get(name) for name in ("prompt", "seed", "attempt")}
+        trace["variants"].append({"variant": variant, "refine": refined, "generate": _account(made)} | record)
+    return trace
+
+
+def _account(provenance: Provenance | None) -> Provenance | None:
+    """Of an entry's provenance, who made it and how long it took."""
+    wanted = ("backend", "version", "settings", "seconds")
+    return provenance and {name: provenance.get(name) for name in wanted}
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """The library's log, from INFO on, in a file of its own."""
+    library = logging.getLogger("augment")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before = library.level
+    library.addHandler(handler)
+    library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(before)
+        handler.close()

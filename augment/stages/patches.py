@@ -1,0 +1,370 @@
+"""Which pixels of a picture to lay where: patches found by their overlap, and cut along the seam that shows least.
+
+Works on a reduced image. Sources: image quilting (Efros and Freeman, SIGGRAPH 2001), graph-cut textures (Kwatra et al.,
+SIGGRAPH 2003) and shift-map editing (Pritch et al., ICCV 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.artifacts import Image
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+WORK_SIDE = 128  # longer side of the image that patches are cut on; they are searched at half of it
+SMALLEST_WINDOW = 8  # in work pixels: a smaller patch carries no structure
+DETAIL = 20.0  # grey levels: the strength that faint detail is brought to before it is compared
+UNSEEN = 40.0  # grey levels: the difference supposed where there is no overlap to measure it in
+CROSS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)  # a pixel's four neighbours
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a good patch is. Costs are in grey levels, so that they weigh against the difference in the overlap."""
+
+    window: float  # side of what one patch fills at most, as a share of the image's shorter side
+    height: float = 300.0  # for a patch moved up or down by the image's whole height: keeps the sky up
+    gap: float = 60.0  # for a patch that fills nothing of what its window lacks
+    noise: float = 0.0  # amplitude of the random part
+    stay: float = 0.0  # for a patch that is not moved at all: a new picture should not repeat the old one
+    repeat: float = 0.0  # for a patch all of which has been used before
+    turn: float = 0.0  # for a mirrored patch
+    repairs: int = 8  # how many of the worst spots on seams are tried again
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Pixels moved as a whole: target `(y, x)` takes `(y + dy, x + dx)` of a source where `mask` is set.
+
+    `mask` covers the window whose corner is `(top, left)`; all of it in pixels of the work image.
+    """
+
+    source: int
+    dy: int
+    dx: int
+    top: int
+    left: int
+    mask: Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """The work image as it grows: colours, which pixels are there, and which of those must stay.
+
+    `right` and `below` are the colours that each pixel had beside it where it came from: where the canvas shows others,
+    there is a seam.
+    """
+
+    colors: Floats
+    right: Floats
+    below: Floats
+    known: Mask
+    fixed: Mask
+
+    def crop(self, box: tuple[int, int, int, int]) -> Canvas:
+        return Canvas(*(window(layer, box) for layer in (self.colors, self.right, self.below, self.known, self.fixed)))
+
+    def without(self, gone: Mask) -> Canvas:
+        return Canvas(self.colors, self.right, self.below, self.known & ~(gone & ~self.fixed), self.fixed)
+
+    def laid(self, chosen: Mask, patch: Canvas) -> Canvas:
+        """This canvas with the chosen pixels of a patch of the same size laid on it."""
+        at = chosen[..., None]
+        return Canvas(
+            np.where(at, patch.colors, self.colors),
+            np.where(at, patch.right, self.right),
+            np.where(at, patch.below, self.below),
+            self.known | chosen,
+            self.fixed,
+        )
+
+    def seams(self) -> Floats:
+        """How much each pixel differs from what its neighbours to the left and above had there: 0 off the seams."""
+        both = self.known[:, :-1] & self.known[:, 1:], self.known[:-1] & self.known[1:]
+        cost = np.zeros(self.known.shape, np.float32)
+        cost[:, 1:] += np.sqrt(((self.right[:, :-1] - self.colors[:, 1:]) ** 2).sum(2)) * both[0]
+        cost[1:] += np.sqrt(((self.below[:-1] - self.colors[1:]) ** 2).sum(2)) * both[1]
+        return cost
+
+
+def window(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
+    """The window `(top, left, bottom, right)` of an array, zero where it reaches over the edge."""
+    top, left, bottom, right = box
+    out = np.zeros((bottom - top, right - left, *array.shape[2:]), array.dtype)
+    y0, y1 = max(0, top), min(array.shape[0], bottom)
+    x0, x1 = max(0, left), min(array.shape[1], right)
+    if y0 < y1 and x0 < x1:
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = array[y0:y1, x0:x1]
+    return out
+
+
+def next_pixel(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Each pixel's neighbour below (axis 0) or to the right (axis 1); its own value at the edge."""
+    return np.concatenate([array[1:], array[-1:]]) if axis == 0 else np.concatenate([array[:, 1:], array[:, -1:]], 1)
+
+
+def both(mask: Mask, axis: int) -> Mask:
+    return mask & next_pixel(mask, axis)
+
+
+def work_size(height: int, width: int) -> tuple[int, int]:
+    """Size of the work image for an image of this size."""
+    scale = min(1.0, WORK_SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def shrink(image: Image, visible: Mask) -> Canvas:
+    """An image at work size. A pixel is known there if all that it stands for, and a little more, is visible."""
+    height, width = work_size(*visible.shape)
+    colors = _detailed(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32))
+    known = visible
+    if (height, width) != visible.shape:
+        share = cv2.resize(visible.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        # One pixel less on each side: seams are smoothed when they are brought to full size.
+        clear = cv2.erode((share > 0.999).astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
+        known = clear.astype(bool)
+    return _with_neighbours(colors, known)
+
+
+def _detailed(colors: Floats) -> Floats:
+    """Faint detail made as strong as the rest: a cut through a dim mast shows, while differences in light are evened out."""
+    smooth = cv2.GaussianBlur(colors, (0, 0), 3)
+    detail = colors - smooth
+    strength = np.sqrt(cv2.GaussianBlur((detail**2).mean(2), (0, 0), 3))[..., None]
+    return smooth + detail * np.clip(DETAIL / (strength + 2), 1, 4)
+
+
+def mirrored(source: Canvas) -> Canvas:
+    """The source turned left to right."""
+    known = source.known[:, ::-1]
+    return _with_neighbours(np.ascontiguousarray(source.colors[:, ::-1]), np.ascontiguousarray(known))
+
+
+def _with_neighbours(colors: Floats, known: Mask) -> Canvas:
+    beside = [np.where(both(known, axis)[..., None], next_pixel(colors, axis), colors) for axis in (1, 0)]
+    return Canvas(colors, *beside, known, known)
+
+
+def cover(sources: Sequence[Canvas], canvas: Canvas, look: Look, rng: np.random.Generator) -> list[Patch]:
+    """Patches of the sources' known pixels, in the order to lay them, that fill what is not known of the canvas.
+
+    Each is laid where the canvas borders what is missing, with the offset whose pixels agree best with what is there, and
+    cut where the two differ least. At the end the worst spots on the seams are taken out and filled again.
+    """
+    search = _Search(sources, look)
+    patches: list[Patch] = []
+    while _gaps(canvas.known):
+        canvas, patch = _fill_one(search, canvas, _next_center(canvas.known, search.side // 4, rng), rng)
+        patches.append(patch)
+        search.use(patch)
+    spots = np.ones(canvas.known.shape, np.float32)
+    for turn in range(look.repairs):
+        radius = max(2, round((0.12, 0.06)[turn % 2] * max(canvas.known.shape)))
+        worst = cv2.boxFilter(canvas.seams(), -1, (radius, radius)) * spots
+        center = divmod(int(np.argmax(worst)), worst.shape[1])
+        if worst[center] < 3:
+            break
+        cv2.circle(spots, center[::-1], radius, 0.0, -1)
+        hole = cv2.circle(np.zeros(worst.shape, np.uint8), center[::-1], radius, 1, -1) > 0
+        trial, laid = canvas.without(hole), []
+        while _gaps(trial.known) and len(laid) < 4:
+            trial, patch = _fill_one(search, trial, _next_center(trial.known, radius, rng), rng)
+            laid.append(patch)
+        if laid and not _gaps(trial.known) and trial.seams().sum() < canvas.seams().sum():
+            canvas = trial
+            patches += laid
+    return patches
+
+
+def _gaps(known: Mask) -> bool:
+    """Whether anything is missing that is three pixels wide; what is thinner is closed when the patches are laid."""
+    missing = cv2.copyMakeBorder((~known).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    return bool(cv2.erode(missing, np.ones((3, 3), np.uint8))[1:-1, 1:-1].any())
+
+
+def _next_center(known: Mask, depth: int, rng: np.random.Generator) -> tuple[int, int]:
+    """A missing pixel about `depth` from what is known, so that a window around it sees some of both."""
+    if not known.any():
+        height, width = known.shape
+        return int(height * rng.uniform(0.4, 0.6)), int(width * rng.uniform(0.25, 0.75))
+    distance = cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 5).ravel()
+    nearest = np.abs(distance - min(float(depth), float(distance.max())))
+    y, x = divmod(int(rng.choice(np.flatnonzero((nearest <= nearest.min() + 0.5) & (distance > 0)))), known.shape[1])
+    return y, x
+
+
+def _fill_one(
+    search: _Search, canvas: Canvas, center: tuple[int, int], rng: np.random.Generator
+) -> tuple[Canvas, Patch]:
+    """Lay the patch that suits a window around a missing pixel best, after the cut."""
+    half = search.side // 2
+    # What one patch is to fill, and how near each known pixel is to it.
+    need = np.zeros_like(canvas.known)
+    area = np.s_[max(0, center[0] - half) : center[0] + half + 1, max(0, center[1] - half) : center[1] + half + 1]
+    need[area] = ~canvas.known[area]
+    # A small gap is judged by what is close to it, and leaves the cut little room.
+    rim = int(np.clip(np.sqrt(need.sum()), 3, search.side // 4))
+    distance = cv2.distanceTransform((~need).astype(np.uint8), cv2.DIST_L2, 5)
+    left, top, width, height = cv2.boundingRect((distance <= rim).astype(np.uint8))
+    # One pixel wider than the patch, so that the cut knows what lies beyond.
+    box = top - 1, left - 1, top + height + 1, left + width + 1
+    near = np.exp(-distance / (0.35 * rim)) * (canvas.known & (distance <= rim))
+    reach = window((distance <= rim) & ~canvas.fixed, box)
+    here, gap = canvas.crop(box), window(need, box)
+    before = float(here.seams().sum())
+    best = None
+    for cost, index, dy, dx in search.offsets(canvas, need, near, center, rng):
+        there = search.sources[index].crop((box[0] + dy, box[1] + dx, box[2] + dy, box[3] + dx))
+        chosen = _cut(here, there, reach & there.known)
+        filled = float((chosen & ~here.known).sum())
+        # The longer the side of what it fills, the more seam a patch may have; what it leaves open is seam to come.
+        seam = float(here.laid(chosen, there).seams().sum()) - before
+        open_ = cv2.dilate((gap & ~chosen).astype(np.uint8), CROSS.astype(np.uint8)) > 0
+        cost += (seam + UNSEEN * float((open_ & here.known).sum())) / (2 * np.sqrt(filled))
+        if best is None or cost < best[0]:
+            best = cost, index, dy, dx, chosen
+    assert best is not None
+    _, index, dy, dx, chosen = best
+    left, top, width, height = cv2.boundingRect(chosen.astype(np.uint8))
+    patch = Patch(index, dy, dx, box[0] + top, box[1] + left, chosen[top : top + height, left : left + width])
+    rows, columns = canvas.known.shape
+    moved = search.sources[index].crop((dy, dx, dy + rows, dx + columns))
+    return canvas.laid(window(chosen, (-box[0], -box[1], rows - box[0], columns - box[1])), moved), patch
+
+
+class _Search:
+    """Finds offsets on images of half the work size, comparing all of them at once through the Fourier transform."""
+
+    candidates = 4
+
+    def __init__(self, sources: Sequence[Canvas], look: Look) -> None:
+        height, width = sources[0].known.shape
+        self.look = look
+        self.sources = sources
+        self.side = max(SMALLEST_WINDOW, round(look.window * min(height, width)))
+        self.size = (height + 1) // 2, (width + 1) // 2
+        rows, columns = self.padded = tuple(cv2.getOptimalDFTSize(2 * n) for n in self.size)
+        self.dy, self.dx = (np.fft.fftfreq(n, 1 / n).astype(int) for n in self.padded)
+        self.visible = np.zeros((len(sources), rows, columns), bool)
+        self.laid = 0
+        self.used = np.zeros(self.size, np.float32)
+        self.used_spectra = self._spectra([self.used] * len(sources))
+        self.spectra = []
+        for visible, source in zip(self.visible, sources, strict=True):
+            share = self._half(source.known.astype(np.float32))
+            visible[: self.size[0], : self.size[1]] = share > 0.999
+            if not visible.any():  # what is visible is narrower than a pixel here
+                visible[: self.size[0], : self.size[1]] = share > 0
+            colors = self._half(source.colors * source.known[..., None]) / np.maximum(share, 1e-6)[..., None]
+            colors *= visible[: self.size[0], : self.size[1], None]
+            self.spectra.append(self._spectra([visible, (colors**2).sum(2), *np.moveaxis(colors, 2, 0)]))
+
+    def _half(self, array: Floats) -> Floats:
+        return cv2.resize(array, self.size[::-1], interpolation=cv2.INTER_AREA)
+
+    def _spectra(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return [np.fft.rfft2(array.astype(np.float32), self.padded) for array in arrays]
+
+    def use(self, patch: Patch) -> None:
+        """Remember which pixels of the source were taken, so that the next patch may take others."""
+        self.laid += 1
+        top, left = patch.top + patch.dy, patch.left + patch.dx
+        rows, columns = self.sources[0].known.shape
+        taken = window(patch.mask, (-top, -left, rows - top, columns - left))
+        if patch.source:
+            taken = taken[:, ::-1]
+        self.used = np.maximum(self.used, self._half(taken.astype(np.float32)))
+        self.used_spectra = self._spectra([self.used, self.used[:, ::-1]])
+
+    def offsets(
+        self, canvas: Canvas, need: Mask, near: Floats, center: tuple[int, int], rng: np.random.Generator
+    ) -> Iterator[tuple[float, int, int, int]]:
+        """The cheapest patches that fill the center: cost without all of its seam's, source, dy, dx."""
+        look, (height, width) = self.look, self.size
+        weight, wanted = self._half(near), self._half(need.astype(np.float32))
+        colors = self._half(canvas.colors * near[..., None]) / np.maximum(weight, 1e-6)[..., None]
+        layers = [weight, weight * (colors**2).sum(2), wanted, *np.moveaxis(-2 * weight[..., None] * colors, 2, 0)]
+        weights, squares, wants, *mixed = (np.conj(spectrum) for spectrum in self._spectra(layers))
+        dy, dx = np.abs(self.dy)[:, None] / height, np.abs(self.dx)[None] / width
+        y, x = min(center[0] // 2, height - 1), min(center[1] // 2, width - 1)
+        # Where little is visible many small patches are laid; then filling much comes to matter more.
+        gap = look.gap * (1 + min(self.laid / 15, 3))
+        costs, totals = [], []
+        for index, (visible, bright, *channels) in enumerate(self.spectra):
+            sums = weights * bright + squares * visible
+            sums += sum(a * b for a, b in zip(mixed, channels, strict=True))
+            overlap = np.fft.irfft2(weights * visible, self.padded)
+            # Where the two hardly overlap, nothing is known of how well they agree: supposed to be UNSEEN.
+            few = 0.1 * weight.sum() + 1e-3
+            squared = np.maximum(np.fft.irfft2(sums, self.padded), 0) + few * UNSEEN**2
+            difference = np.sqrt(squared / (np.maximum(overlap, 0) + few))
+            filled = np.fft.irfft2(wants * visible, self.padded) / wanted.sum()
+            cost = gap * (1 - filled) + look.height * np.maximum(0, dy - 0.03)
+            # A mirrored patch is new already, wherever it lies.
+            cost += look.turn if index else look.stay * np.exp(-((dx / 0.15) ** 2) - (dy / 0.15) ** 2)
+            if look.repeat:
+                cost += look.repeat * np.fft.irfft2(wants * self.used_spectra[index], self.padded) / wanted.sum()
+            if look.noise:
+                # Chance decides where the picture begins; from there on, what agrees.
+                noise = look.noise if not weight.any() else 0.3 * look.noise
+                grid = rng.normal(0, noise, (5, 9)).astype(np.float32)
+                cost += cv2.resize(grid, self.padded[::-1], interpolation=cv2.INTER_CUBIC)
+            cost += 0.5 * difference
+            total = cost + 0.5 * difference
+            total[~np.roll(self.visible[index], (-y, -x), (0, 1))] = np.inf
+            costs.append(cost)
+            totals.append(total)
+        cost, total = np.stack(costs), np.stack(totals)
+        for _ in range(self.candidates):
+            index, row, column = np.unravel_index(int(np.argmin(total)), total.shape)
+            if not np.isfinite(total[index, row, column]):
+                return
+            offset = self._refine(index, canvas, near, center, 2 * self.dy[row], 2 * self.dx[column])
+            yield float(cost[index, row, column]), int(index), *offset
+            rows, columns = (
+                np.arange(row - 3, row + 4) % total.shape[1],
+                np.arange(column - 3, column + 4) % total.shape[2],
+            )
+            total[index][np.ix_(rows, columns)] = np.inf
+
+    def _refine(
+        self, index: int, canvas: Canvas, near: Floats, center: tuple[int, int], dy: int, dx: int
+    ) -> tuple[int, int]:
+        """The best offset within two work pixels of one that was found at half size, judged on a sample of pixels."""
+        height, width = canvas.known.shape
+        source = self.sources[index]
+        at = np.flatnonzero(near > 0.15)
+        at = at[:: max(1, len(at) // 300)]
+        moves = np.arange(-2, 3)
+        dys, dxs = (grid.ravel() for grid in np.meshgrid(dy + moves, dx + moves, indexing="ij"))
+        # The center comes first: an offset that does not fill it is out.
+        ys = np.concatenate([[center[0]], at // width]) + dys[:, None]
+        xs = np.concatenate([[center[1]], at % width]) + dxs[:, None]
+        inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
+        taken = np.where(inside, ys * width + xs, 0)
+        known = source.known.ravel()[taken] & inside
+        weight = known[:, 1:] * near.ravel()[at]
+        colors = source.colors.reshape(-1, 3)[taken[:, 1:]]
+        squares = ((colors - canvas.colors.reshape(-1, 3)[at]) ** 2).sum(2)
+        few = 0.1 * near.ravel()[at].sum() + 1e-3
+        cost = ((weight * squares).sum(1) + few * UNSEEN**2) / (weight.sum(1) + few)
+        best = int(np.argmin(np.where(known[:, 0], cost, np.inf)))
+        return int(dys[best]), int(dxs[best])
+
+
+def _cut(canvas: Canvas, patch: Canvas, usable: Mask) -> Mask:
+    """Where the patch is laid: all that only it can fill, and its side of the minimum cut through the overlap."""
+    if not (canvas.known & usable).any():
+        return usable
+    masks = [canvas.known.astype(np.uint8) * 255, usable.astype(np.uint8) * 255]
+    finder = cv2.detail_GraphCutSeamFinder("COST_COLOR")
+    chosen = finder.find([canvas.colors, patch.colors], [(0, 0), (0, 0)], masks)[1]
+    return chosen.get() > 0

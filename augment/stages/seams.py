@@ -1,0 +1,133 @@
+"""Patches copied at full size, so that texture stays sharp, and the light evened out across their seams.
+
+Source: gradient-domain blending (Pérez et al., SIGGRAPH 2003), with the screening of Bhat et al. (ECCV 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.artifacts import Image
+from augment.stages.patches import CROSS, Floats, Mask, Patch, both, next_pixel, window, work_size
+
+LARGEST_STEP = 25.0  # grey levels a pixel; what differs by more is an edge, and evening it out would make a halo
+
+
+def lay(
+    images: Sequence[Image], visibles: Sequence[Mask], patches: Sequence[Patch], start: Image, known: Mask, reach: float
+) -> Image:
+    """Copy the patches at full size over `start`, whose `known` pixels stay as they are, and even out their seams.
+
+    `images` are the sources, `(H, W, 3)` uint8, of which the `visibles`, `(H, W)` bool, are used. `reach`, a share of
+    the shorter side, is how far from a seam its difference in light is spread.
+    """
+    height, width = known.shape
+    work = work_size(height, width)
+    scale = height / work[0], width / work[1]
+    out = np.where(known[..., None], start, 0).astype(np.float32)
+    filled = known.copy()
+    steps = [_steps(out, axis) * both(known, axis)[..., None] for axis in (0, 1)]
+    for patch in patches:
+        top, left, bottom, right = _full_window(patch, scale, (height, width))
+        box, size = np.s_[top:bottom, left:right], (bottom - top, right - left)
+        at = round(top + patch.dy * scale[0]), round(left + patch.dx * scale[1])
+        taken = (*at, at[0] + size[0], at[1] + size[1])
+        colors = window(images[patch.source], taken).astype(np.float32)
+        usable = window(visibles[patch.source], taken)
+        weight = _enlarge(patch, scale, (top, left), size) * (usable & ~known[box])
+        weight[~filled[box]] = weight[~filled[box]] > 0.02
+        filled[box] |= weight > 0
+        out[box] += (colors - out[box]) * weight[..., None]
+        for axis, wished in enumerate(steps):
+            pair = np.maximum(weight, next_pixel(weight, axis)) * both(usable, axis)
+            wished[box] += (_steps(colors, axis) - wished[box]) * pair[..., None]
+    if not filled.all():
+        rest = (~filled).astype(np.uint8)
+        closed = cv2.inpaint(np.clip(np.rint(out), 0, 255).astype(np.uint8), rest, 3, cv2.INPAINT_TELEA)
+        out[~filled] = closed[~filled]
+    wrong = [_within_reason(wished - _steps(out, axis), axis) for axis, wished in enumerate(steps)]
+    out += _even(wrong, ~known, 1 / (reach * min(height, width)))
+    result = np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    result[known] = start[known]
+    return result
+
+
+def _within_reason(steps: Floats, axis: int) -> Floats:
+    """The steps with large ones faded out, as they are edges of things; none over the edge of the image."""
+    steps = steps / (1 + (steps / LARGEST_STEP) ** 2)
+    steps[(-1, slice(None)) if axis == 0 else (slice(None), -1)] = 0
+    return steps
+
+
+def _steps(array: Floats, axis: int) -> Floats:
+    return next_pixel(array, axis) - array
+
+
+def _full_window(patch: Patch, scale: tuple[float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of a patch at full size, one work pixel wider, inside the image."""
+    (sy, sx), (rows, columns) = scale, patch.mask.shape
+    top, left = max(0, int((patch.top - 1) * sy)), max(0, int((patch.left - 1) * sx))
+    bottom = min(size[0], int(np.ceil((patch.top + rows + 1) * sy)))
+    right = min(size[1], int(np.ceil((patch.left + columns + 1) * sx)))
+    return top, left, bottom, right
+
+
+def _enlarge(patch: Patch, scale: tuple[float, float], corner: tuple[int, int], size: tuple[int, int]) -> Floats:
+    """The patch's mask at full size, with a soft edge one work pixel wide."""
+    padded = cv2.copyMakeBorder(patch.mask.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    sy, sx = scale
+    # The centre of full-size pixel i lies at (i + 0.5) / scale - 0.5 of the work image.
+    matrix = np.array(
+        [
+            [1 / sx, 0, (corner[1] + 0.5) / sx + 0.5 - patch.left],
+            [0, 1 / sy, (corner[0] + 0.5) / sy + 0.5 - patch.top],
+        ],
+        np.float32,
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(padded, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _even(steps: Sequence[Floats], free: Mask, stiffness: float) -> Floats:
+    """The smooth correction whose steps down and across come nearest to those given; nothing where not `free`.
+
+    Screened Poisson equation (Bhat et al., ECCV 2008), coarse to fine: each level only finishes what the one above began.
+    """
+    levels = [(*steps, free.astype(np.float32))]
+    while min(levels[-1][2].shape) > 8:
+        down, across, room = levels[-1]
+        across = np.swapaxes(_coarser_steps(np.swapaxes(across, 0, 1)), 0, 1)
+        levels.append((_coarser_steps(down), across, _halve_rows(_halve_rows(room).T).T.round()))
+    correction = np.zeros_like(levels[-1][0])
+    for depth, (down, across, room) in reversed(list(enumerate(levels))):
+        source = -down - across
+        source[1:] += down[:-1]
+        source[:, 1:] += across[:, :-1]
+        if correction.shape != source.shape:
+            correction = cv2.resize(correction, (2 * correction.shape[1], 2 * correction.shape[0]))
+            correction = correction[: source.shape[0], : source.shape[1]]
+        share = (room / (4 + (stiffness * 2**depth) ** 2))[..., None]
+        for _ in range(60 if depth == len(levels) - 1 else 8):
+            around = cv2.filter2D(correction, -1, CROSS, borderType=cv2.BORDER_REPLICATE)
+            correction = 0.2 * correction + 0.8 * (around + source) * share
+    return correction
+
+
+def _coarser_steps(down: Floats) -> Floats:
+    """Steps down between pixels twice the size: the sum of the steps on the way from centre to centre."""
+    rows = (len(down) + 1) // 2
+    padded = np.concatenate([down, np.zeros_like(down[:3])])
+    summed = 0.5 * padded[0 : 2 * rows : 2] + padded[1 : 2 * rows : 2] + 0.5 * padded[2 : 2 * rows + 1 : 2]
+    return np.ascontiguousarray(np.swapaxes(_halve_rows(np.swapaxes(summed, 0, 1)), 0, 1))
+
+
+def _halve_rows(array: Floats) -> Floats:
+    """Each row the mean of two; an odd last one stands for itself."""
+    if len(array) % 2:
+        array = np.concatenate([array, array[-1:]])
+    return (array[0::2] + array[1::2]) / 2
