@@ -142,7 +142,7 @@ class Cache:
     def remember(self, recipe: FilledRecipe) -> None:
         """Note that the cache is being filled with `recipe`, as the latest one; keeps the larger number of variants."""
         path = self.directory / "recipes" / f"{recipe.fingerprints['generate']}.json"
-        with self._lock:
+        with self._lock():
             variants = FilledRecipe.from_json(path.read_text()).variants if path.is_file() else 0
             path.parent.mkdir(exist_ok=True)
             _write_atomically(
@@ -159,13 +159,16 @@ class Cache:
         self._fanout: diskcache.FanoutCache | None = None
         self._pid = 0
         self._reported: set[str] = set()
-        self._lock = FileLock(self.directory / ".lock", mode=0o666)
+
+    def _lock(self) -> FileLock:
+        """One process at a time; a new object each time, since filelock refuses one that a fork brought along."""
+        return FileLock(self.directory / ".lock", mode=0o666)
 
     def _create(self, wanted: dict[str, Any]) -> dict[str, Any]:
         path = self.directory / SETTINGS_FILE
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with self._lock:
+            with self._lock():
                 if path.is_file():
                     settings = _read_settings(path)
                 elif any(other.name != ".lock" for other in self.directory.iterdir()):
@@ -187,7 +190,7 @@ class Cache:
             self._reset()
         try:
             # Opening writes: many processes doing so at the same instant could meet "database is locked".
-            with self._lock:
+            with self._lock():
                 self._fanout = diskcache.FanoutCache(
                     str(self.directory / "entries"),
                     shards=_SHARDS,

@@ -66,7 +66,7 @@ def with_edge_colors(matte: Matte, image: Image) -> Matte:
     Blur fusion, as in Forte and Pitié, "Approximate Fast Foreground Colour Estimation" (ICIP 2021): two passes, wide
     and narrow, of local means of object and background, each corrected by what they leave unexplained.
     """
-    if matte.unusable or not _soft(matte.alpha).any():
+    if matte.unusable or len(matte.edge_colors) or not _soft(matte.alpha).any():
         return matte
     margin = 16  # background from outside the box is needed to tell the two colours apart
     left, top, right, bottom = matte.box

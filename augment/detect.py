@@ -33,7 +33,7 @@ class Detector(Protocol):
     """`(H, W, 3)` uint8 RGB images of any sizes to what is found in each of them, best first."""
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:
         """Every class that it can find."""
         ...
 
@@ -45,18 +45,18 @@ class MaskRCNN:
     """torchvision's `maskrcnn_resnet50_fpn_v2` (He et al. 2017; Li et al. 2021), with COCO's classes or with your own.
 
     `model` is the name of torchvision's weights, or a checkpoint of this architecture: a state dict as `.safetensors`,
-    or as torch saves it, read with `weights_only=True`. `own_names` are the checkpoint's classes in the order of its
+    or as torch saves it, read with `weights_only=True`. `names` are the checkpoint's classes in the order of its
     outputs, without the background; empty means COCO's. Nothing scored below `score` is returned.
     """
 
     model: str = COCO
-    own_names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     score: float = 0.5
     device: str = "auto"
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return self.own_names or tuple(name for name in _coco_names()[1:] if name != "N/A")
+    def classes(self) -> tuple[str, ...]:
+        return self.names or tuple(name for name in _coco_names()[1:] if name != "N/A")
 
     def weights(self) -> TorchvisionCheckpoint:
         return TorchvisionCheckpoint(self.model)
@@ -66,7 +66,7 @@ class MaskRCNN:
         import torch
 
         network, device = self._network
-        labels = ("", *self.own_names) if self.own_names else _coco_names()
+        labels = ("", *self.names) if self.names else _coco_names()
         found = []
         for image in images:
             # One at a time: in a batch the padding and the order of the sums shift masks by a pixel here and there.
@@ -89,13 +89,13 @@ class MaskRCNN:
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
         device = pick_device(self.device)
-        classes = 1 + len(self.own_names) if self.own_names else len(_coco_names())
+        classes = 1 + len(self.names) if self.names else len(_coco_names())
         path = self.weights().resolve()
         state = _state_dict(path)
         outputs = state.get("roi_heads.box_predictor.cls_score.bias")
         if outputs is not None and len(outputs) != classes:
             names = (
-                f"{len(self.own_names)} names are given" if self.own_names else "no names are given, which means COCO's"
+                f"{len(self.names)} names are given" if self.names else "no names are given, which means COCO's"
             )
             raise WeightsError(
                 f"{path}: the checkpoint has {len(outputs) - 1} classes besides the background, but {names}"

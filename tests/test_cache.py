@@ -250,6 +250,28 @@ def test_many_processes_create_and_write_one_cache_at_once(tmp_path, method):
     assert all(cache.get(name) is not None for name in cache.names())
 
 
+def test_a_cache_that_was_never_opened_serves_forked_children(cache):
+    Cache(cache.directory).put("a", b"1", {})
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(read, [(cache, "a")] * 4) == [b"1"] * 4
+    with multiprocessing.get_context("fork").Pool(1, initializer=Inherited.set, initargs=(cache,)) as pool:
+        assert pool.map(Inherited.read, ["a"]) == [b"1"]
+
+
+class Inherited:
+    """A cache that a child has by fork alone, without a pickle."""
+
+    cache = None
+
+    @classmethod
+    def set(cls, cache):
+        cls.cache = cache
+
+    @classmethod
+    def read(cls, name):
+        return bytes(cls.cache.get(name))
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_an_open_cache_serves_children_and_stays_usable(cache, method):
     cache.put("a", LARGE, {})

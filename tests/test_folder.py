@@ -12,7 +12,7 @@ import pytest
 
 from augment.artifacts import Image, Matte, Prompt
 from augment.errors import WeightsError
-from augment.stages.generate.fit import cover
+from augment.fit import cover
 from augment.stages.generate.folder import Folder
 
 COLORS = {"a": (200, 30, 30), "b": (30, 200, 30), "sub/c": (30, 30, 200), "sub/d": (200, 200, 30), "e": (30, 200, 200)}

@@ -163,7 +163,7 @@ def test_cuda_that_is_not_there_is_an_error(isnet: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(WeightsError, match='device = "cuda"'):
-        Rembg(str(isnet), device="cuda")([Item(np.zeros((8, 8, 3), np.uint8), "x")])
+        Rembg(str(isnet), device="cuda").check()
 
 
 def test_sessions_need_neither_numba_nor_the_rest_of_rembg() -> None:

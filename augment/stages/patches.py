@@ -103,7 +103,7 @@ def window(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
     x0, x1 = max(0, left), min(array.shape[1], right)
     if y0 < y1 and x0 < x1:
         out[y0 - top : y1 - top, x0 - left : x1 - left] = array[y0:y1, x0:x1]
-    return out
+    return np.asarray(out)
 
 
 def next_pixel(array: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -112,7 +112,8 @@ def next_pixel(array: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def both(mask: Mask, axis: int) -> Mask:
-    return mask & next_pixel(mask, axis)
+    """Where a pixel of the mask has its neighbour in it, too."""
+    return np.asarray(mask & next_pixel(mask, axis))
 
 
 def work_size(height: int, width: int) -> tuple[int, int]:
@@ -122,24 +123,28 @@ def work_size(height: int, width: int) -> tuple[int, int]:
 
 
 def shrink(image: Image, visible: Mask) -> Canvas:
-    """An image at work size. A pixel is known there if all that it stands for, and a little more, is visible."""
+    """An image with some visible pixel, at work size.
+
+    A pixel is known there if all that it stands for, and a little more, is visible; if none is, with less.
+    """
     height, width = work_size(*visible.shape)
-    colors = _detailed(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32))
+    colors = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     known = visible
     if (height, width) != visible.shape:
         share = cv2.resize(visible.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         # One pixel less on each side: seams are smoothed when they are brought to full size.
         clear = cv2.erode((share > 0.999).astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
-        known = clear.astype(bool)
-    return _with_neighbours(colors, known)
+        known = next(mask for mask in (clear > 0, share > 0.999, share > 0) if mask.any())
+    return _with_neighbours(_detailed(colors * known[..., None], known.astype(np.float32)), known)
 
 
-def _detailed(colors: Floats) -> Floats:
-    """Faint detail made as strong as the rest: a cut through a dim mast shows, while differences in light are evened out."""
-    smooth = cv2.GaussianBlur(colors, (0, 0), 3)
-    detail = colors - smooth
-    strength = np.sqrt(cv2.GaussianBlur((detail**2).mean(2), (0, 0), 3))[..., None]
-    return smooth + detail * np.clip(DETAIL / (strength + 2), 1, 4)
+def _detailed(colors: Floats, share: Floats) -> Floats:
+    """Faint detail made as strong as the rest: a cut through a dim mast shows, a difference in light is evened out."""
+    around = cv2.GaussianBlur(share, (0, 0), 3) + 1e-6
+    smooth = cv2.GaussianBlur(colors, (0, 0), 3) / around[..., None]
+    detail = (colors - smooth) * share[..., None]
+    strength = np.sqrt(cv2.GaussianBlur((detail**2).mean(2), (0, 0), 3) / around)[..., None]
+    return np.asarray(smooth + detail * np.clip(DETAIL / (strength + 2), 1, 4), np.float32)
 
 
 def mirrored(source: Canvas) -> Canvas:
@@ -149,15 +154,15 @@ def mirrored(source: Canvas) -> Canvas:
 
 
 def _with_neighbours(colors: Floats, known: Mask) -> Canvas:
-    beside = [np.where(both(known, axis)[..., None], next_pixel(colors, axis), colors) for axis in (1, 0)]
-    return Canvas(colors, *beside, known, known)
+    right, below = (np.where(both(known, axis)[..., None], next_pixel(colors, axis), colors) for axis in (1, 0))
+    return Canvas(colors, right, below, known, known)
 
 
 def cover(sources: Sequence[Canvas], canvas: Canvas, look: Look, rng: np.random.Generator) -> list[Patch]:
     """Patches of the sources' known pixels, in the order to lay them, that fill what is not known of the canvas.
 
-    Each is laid where the canvas borders what is missing, with the offset whose pixels agree best with what is there, and
-    cut where the two differ least. At the end the worst spots on the seams are taken out and filled again.
+    Each is laid where the canvas borders what is missing, with the offset whose pixels agree best with what is there,
+    and cut where the two differ least. At the end the worst spots on the seams are taken out and filled again.
     """
     search = _Search(sources, look)
     patches: list[Patch] = []
@@ -174,7 +179,8 @@ def cover(sources: Sequence[Canvas], canvas: Canvas, look: Look, rng: np.random.
             break
         cv2.circle(spots, center[::-1], radius, 0.0, -1)
         hole = cv2.circle(np.zeros(worst.shape, np.uint8), center[::-1], radius, 1, -1) > 0
-        trial, laid = canvas.without(hole), []
+        trial = canvas.without(hole)
+        laid: list[Patch] = []
         while _gaps(trial.known) and len(laid) < 4:
             trial, patch = _fill_one(search, trial, _next_center(trial.known, radius, rng), rng)
             laid.append(patch)
@@ -225,14 +231,22 @@ def _fill_one(
         there = search.sources[index].crop((box[0] + dy, box[1] + dx, box[2] + dy, box[3] + dx))
         chosen = _cut(here, there, reach & there.known)
         filled = float((chosen & ~here.known).sum())
+        if not filled:
+            continue
         # The longer the side of what it fills, the more seam a patch may have; what it leaves open is seam to come.
         seam = float(here.laid(chosen, there).seams().sum()) - before
         open_ = cv2.dilate((gap & ~chosen).astype(np.uint8), CROSS.astype(np.uint8)) > 0
         cost += (seam + UNSEEN * float((open_ & here.known).sum())) / (2 * np.sqrt(filled))
         if best is None or cost < best[0]:
             best = cost, index, dy, dx, chosen
-    assert best is not None
-    _, index, dy, dx, chosen = best
+    if best is None:  # too little is visible to be found at half size: the pixels nearest in height will do
+        ys, xs = np.nonzero(search.sources[0].known)
+        at = int(np.argmin(np.abs(ys - center[0]) + np.abs(xs - center[1]) / 1e3))
+        index, dy, dx = 0, int(ys[at]) - center[0], int(xs[at]) - center[1]
+        there = search.sources[0].crop((box[0] + dy, box[1] + dx, box[2] + dy, box[3] + dx))
+        chosen = reach & ~here.known & there.known
+    else:
+        _, index, dy, dx, chosen = best
     left, top, width, height = cv2.boundingRect(chosen.astype(np.uint8))
     patch = Patch(index, dy, dx, box[0] + top, box[1] + left, chosen[top : top + height, left : left + width])
     rows, columns = canvas.known.shape
@@ -268,7 +282,7 @@ class _Search:
             self.spectra.append(self._spectra([visible, (colors**2).sum(2), *np.moveaxis(colors, 2, 0)]))
 
     def _half(self, array: Floats) -> Floats:
-        return cv2.resize(array, self.size[::-1], interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.resize(array, self.size[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
     def _spectra(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return [np.fft.rfft2(array.astype(np.float32), self.padded) for array in arrays]
@@ -324,11 +338,11 @@ class _Search:
             totals.append(total)
         cost, total = np.stack(costs), np.stack(totals)
         for _ in range(self.candidates):
-            index, row, column = np.unravel_index(int(np.argmin(total)), total.shape)
+            index, row, column = (int(i) for i in np.unravel_index(int(np.argmin(total)), total.shape))
             if not np.isfinite(total[index, row, column]):
                 return
-            offset = self._refine(index, canvas, near, center, 2 * self.dy[row], 2 * self.dx[column])
-            yield float(cost[index, row, column]), int(index), *offset
+            offset = self._refine(index, canvas, near, center, 2 * int(self.dy[row]), 2 * int(self.dx[column]))
+            yield float(cost[index, row, column]), index, *offset
             rows, columns = (
                 np.arange(row - 3, row + 4) % total.shape[1],
                 np.arange(column - 3, column + 4) % total.shape[2],
@@ -365,6 +379,7 @@ def _cut(canvas: Canvas, patch: Canvas, usable: Mask) -> Mask:
     if not (canvas.known & usable).any():
         return usable
     masks = [canvas.known.astype(np.uint8) * 255, usable.astype(np.uint8) * 255]
-    finder = cv2.detail_GraphCutSeamFinder("COST_COLOR")
-    chosen = finder.find([canvas.colors, patch.colors], [(0, 0), (0, 0)], masks)[1]
-    return chosen.get() > 0
+    finder = cv2.detail.GraphCutSeamFinder("COST_COLOR")
+    # Arrays are taken as they are, whatever the stubs say.
+    chosen = finder.find([canvas.colors, patch.colors], [(0, 0), (0, 0)], masks)[1]  # type: ignore[list-item, arg-type]
+    return np.asarray(chosen.get() > 0)

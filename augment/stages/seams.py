@@ -6,11 +6,9 @@ Source: gradient-domain blending (Pérez et al., SIGGRAPH 2003), with the screen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from augment.artifacts import Image
 from augment.stages.patches import CROSS, Floats, Mask, Patch, both, next_pixel, window, work_size
@@ -39,7 +37,7 @@ def lay(
         taken = (*at, at[0] + size[0], at[1] + size[1])
         colors = window(images[patch.source], taken).astype(np.float32)
         usable = window(visibles[patch.source], taken)
-        weight = _enlarge(patch, scale, (top, left), size) * (usable & ~known[box])
+        weight = _enlarge(patch, work, scale, (top, left), size) * (usable & ~known[box])
         weight[~filled[box]] = weight[~filled[box]] > 0.02
         filled[box] |= weight > 0
         out[box] += (colors - out[box]) * weight[..., None]
@@ -77,9 +75,16 @@ def _full_window(patch: Patch, scale: tuple[float, float], size: tuple[int, int]
     return top, left, bottom, right
 
 
-def _enlarge(patch: Patch, scale: tuple[float, float], corner: tuple[int, int], size: tuple[int, int]) -> Floats:
-    """The patch's mask at full size, with a soft edge one work pixel wide."""
-    padded = cv2.copyMakeBorder(patch.mask.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+def _enlarge(
+    patch: Patch, work: tuple[int, int], scale: tuple[float, float], corner: tuple[int, int], size: tuple[int, int]
+) -> Floats:
+    """The patch's mask at full size, with a soft edge one work pixel wide, but none at the image's own edge."""
+    bottom, right = patch.top + patch.mask.shape[0], patch.left + patch.mask.shape[1]
+    padded = window(patch.mask, (-1, -1, patch.mask.shape[0] + 1, patch.mask.shape[1] + 1)).astype(np.float32)
+    padded[0] += padded[1] * (patch.top == 0)
+    padded[-1] += padded[-2] * (bottom == work[0])
+    padded[:, 0] += padded[:, 1] * (patch.left == 0)
+    padded[:, -1] += padded[:, -2] * (right == work[1])
     sy, sx = scale
     # The centre of full-size pixel i lies at (i + 0.5) / scale - 0.5 of the work image.
     matrix = np.array(
@@ -90,13 +95,14 @@ def _enlarge(patch: Patch, scale: tuple[float, float], corner: tuple[int, int], 
         np.float32,
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(padded, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    enlarged = cv2.warpAffine(padded, matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(enlarged, np.float32)
 
 
 def _even(steps: Sequence[Floats], free: Mask, stiffness: float) -> Floats:
     """The smooth correction whose steps down and across come nearest to those given; nothing where not `free`.
 
-    Screened Poisson equation (Bhat et al., ECCV 2008), coarse to fine: each level only finishes what the one above began.
+    The screened Poisson equation, coarse to fine: each level only finishes what the one above began.
     """
     levels = [(*steps, free.astype(np.float32))]
     while min(levels[-1][2].shape) > 8:
@@ -130,4 +136,4 @@ def _halve_rows(array: Floats) -> Floats:
     """Each row the mean of two; an odd last one stands for itself."""
     if len(array) % 2:
         array = np.concatenate([array, array[-1:]])
-    return (array[0::2] + array[1::2]) / 2
+    return np.asarray((array[0::2] + array[1::2]) / 2, np.float32)

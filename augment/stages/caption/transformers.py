@@ -15,7 +15,7 @@ from augment.errors import ItemFailed, WeightsError
 from augment.stages.base import Stage
 from augment.stages.diffusion import free_memory, in_batches
 from augment.stages.refine.answers import clean_answer
-from augment.weights import DtypeName, TransformersModel, pick_device, pick_dtype
+from augment.weights import DtypeName, TransformersModel, pick_dtype
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Transformers(Stage):
         return TransformersModel(self.model, self.revision)
 
     def check(self) -> None:
+        self.where()
         self.weights().check()
 
     def unload(self) -> None:
@@ -72,7 +73,7 @@ class Transformers(Stage):
 
         library: Any = transformers
         logging = library.utils.logging
-        device = pick_device(self.device)
+        device = self.where()
         folder = self.weights().resolve()
         options = {"local_files_only": True, "trust_remote_code": False}
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -20,7 +20,7 @@ from augment.artifacts import Image, Matte, Prompt
 from augment.errors import WeightsError
 from augment.keys import to_rgb
 from augment.stages.base import Stage
-from augment.stages.generate.fit import cover
+from augment.fit import cover
 
 log = logging.getLogger(__name__)
 

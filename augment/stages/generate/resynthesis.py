@@ -39,7 +39,10 @@ class Resynthesis(Stage):
     def _make(self, prompt: Prompt, plate: Image, matte: Matte, seed: int) -> Image | ItemFailed:
         visible = ~matte.hole(self.margin)
         if not visible.any():
-            return ItemFailed("nothing to resynthesise a background from: the object and its margin cover the image")
+            return ItemFailed(
+                f"no visible pixel is left to make a background from: the matte, grown by {self.margin:g} of the "
+                "diagonal, covers the image; lower generate.margin or leave this image out"
+            )
         look = Look(window=self.patch, gap=50.0, noise=25.0, stay=60.0, turn=5.0, repeat=5.0)
         background = quilting.resynthesise(plate, visible, look, np.random.default_rng(seed))
         return relight(background, prompt.text, seed)

@@ -16,15 +16,15 @@ from augment.stages.base import Stage
 from augment.stages.inpaint.hole import per_hole
 from augment.stages.patches import Look
 
-# Few patches and no chance: the plate is the likeliest one.
+# Large patches, but none that fits badly only because it fills much.
 _LOOK = Look(window=0.6, gap=20.0, repairs=12)
 
 
 @dataclass(frozen=True)
 class Exemplar(Stage):
-    """Backend "exemplar": patches moved into the hole from near their own height, cut where they agree with what is there.
+    """Backend "exemplar": patches moved into the hole from near their own height, cut where they agree with the rest.
 
-    Keeps texture where a hole is as large as an object; OpenCV's two methods smear it. Source: `augment.stages.quilting`.
+    Keeps texture where a hole is as large as an object, which OpenCV's two methods smear. Sources: `stages/patches.py`.
 
     grow: how much wider than the matte the hole is, as a share of the image's diagonal.
     """

@@ -17,7 +17,10 @@ def per_hole(
     grow: float,
     paint: Callable[[Image, NDArray[np.bool_]], Image],
 ) -> list[Image | ItemFailed]:
-    """Plates from `paint(image, hole)`, `(H, W, 3)` uint8 and `(H, W)` bool; pixels outside the hole are the image's own."""
+    """Plates from `paint(image, hole)`, `(H, W, 3)` uint8 and `(H, W)` bool; outside the hole the image's own pixels.
+
+    The hole is the matte grown by `grow` of the image's diagonal. ItemFailed where it leaves no pixel to paint from.
+    """
     return [_plate(image, matte, grow, paint) for image, matte in zip(images, mattes, strict=True)]
 
 
@@ -29,7 +32,7 @@ def _plate(
     hole = matte.hole(grow)
     if hole.all():
         return ItemFailed(
-            f"nothing to paint the object out with: the matte grown by {grow:g} of the diagonal covers the whole image; "
-            "lower inpaint.grow, or leave this image out"
+            f"no visible pixel is left to paint the object out with: its matte, grown by {grow:g} of the diagonal, "
+            "covers the image; lower inpaint.grow or leave this image out"
         )
     return np.where(hole[..., None], paint(image, hole), image)

@@ -10,6 +10,7 @@ from augment.errors import ItemFailed
 from augment.stages.base import Item, Stage
 from augment.stages.remove.grabcut import GrabCut
 from augment.stages.remove.mask_rcnn import MaskRcnn
+from augment.stages.remove.masks import Masks
 from augment.stages.remove.rembg import Rembg
 
 
@@ -19,4 +20,4 @@ class Remover(Protocol):
     def __call__(self, items: Sequence[Item]) -> Sequence[Matte | ItemFailed]: ...
 
 
-BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (GrabCut, Rembg, MaskRcnn)}
+BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (GrabCut, Masks, Rembg, MaskRcnn)}

@@ -55,6 +55,7 @@ class MaskRcnn(Stage):
 
     def check(self) -> None:
         self._check_classes()
+        self.where()
         self.weights().check()
 
     @cached_property
@@ -62,8 +63,8 @@ class MaskRcnn(Stage):
         return MaskRCNN(self.model, self.names, self.score, self.device)
 
     def _check_classes(self) -> None:
-        if unknown := [name for name in self.classes if name not in self._detector.names]:
-            known = ", ".join(self._detector.names)
+        if unknown := [name for name in self.classes if name not in self._detector.classes]:
+            known = ", ".join(self._detector.classes)
             raise RecipeError(f"remove.classes: {', '.join(unknown)} not among the model's classes: {known}")
 
     def _matte(self, image: Image, detections: Sequence[Detection]) -> Matte:

@@ -82,8 +82,12 @@ class Rembg(Stage):
     def weights(self) -> RembgModel:
         return RembgModel(self.model)
 
+    def where(self) -> str:
+        return "cuda" if "CUDAExecutionProvider" in _providers(self.device) else "cpu"
+
     def check(self) -> None:
         self.weights().check()
+        self.where()
         if self.alpha_matting:
             check_libraries(["pymatting"])
 
@@ -119,18 +123,13 @@ class _Network:
         options.log_severity_level = 3  # errors alone, as rembg sets it
         # Threads that wait by spinning would take the cores from those that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        available = onnxruntime.get_available_providers()
-        cuda = "CUDAExecutionProvider" in available
-        if device == "cuda" and not cuda:
-            raise WeightsError('device = "cuda": onnxruntime has no CUDA here: pip install "rembg[gpu]", or use "auto"')
-        providers = (["CUDAExecutionProvider"] if cuda and device != "cpu" else []) + ["CPUExecutionProvider"]
         sessions = rembg_sessions()
         self._last = threading.local()
         cls = sessions[model if model in sessions else family]
         # rembg looks for a custom file under its own folders only; the path is resolved already.
         located = type(cls.__name__, (cls,), {"download_models": classmethod(lambda _, *args, **kwargs: str(path))})
         try:
-            self._session = located(model, options, providers=providers, model_path=str(path))
+            self._session = located(model, options, providers=_providers(device), model_path=str(path))
         except Exception as error:  # onnxruntime's own classes derive from nothing narrower
             raise WeightsError(f"{path}: onnxruntime cannot load it: {str(error).strip().splitlines()[0]}") from error
         self._run = self._session.inner_session.run
@@ -205,6 +204,20 @@ def _alpha_matting_cutout() -> Any:
     import rembg.bg
 
     return rembg.bg.alpha_matting_cutout
+
+
+def _providers(device: str) -> list[str]:
+    """What onnxruntime runs on, first choice first."""
+    check_libraries(RembgModel.libraries)
+    import onnxruntime
+
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if device == "cuda":
+        raise WeightsError('device = "cuda": onnxruntime has no CUDA here: pip install "rembg[gpu]", or use "auto"')
+    return ["CPUExecutionProvider"]
 
 
 def _threads() -> int:

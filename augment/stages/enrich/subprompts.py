@@ -1,0 +1,129 @@
+"""What the language model is asked of the objects in an image, and what is made of whatever it answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from augment.artifacts import Prompt
+from augment.stages.chat import Message
+from augment.stages.refine.answers import TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
+
+_SYSTEM = (
+    "You write prompts for an image generator that repaints single objects of a picture. You are given the picture's "
+    "own prompt and the labels of its objects. Answer with one JSON object and nothing else: every label is a key, and "
+    "its value describes that one object in at most 20 words, so that it fits the picture{object}."
+)
+_NAMING = ("label", "object", "name", "key")  # where a model answers with a list of records in place of one object
+_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
+# A string's key and value: what is left of JSON that is cut off, or has commas and quotes in the wrong places.
+_PAIR = re.compile(
+    r"""(?P<q>["'])(?P<key>[^"'{}\n]{1,60})(?P=q)\s*:\s*(?P<v>["'])(?P<value>.+?)"""
+    r"""(?:(?P=v)\s*(?:[,}\]\n]|$)|$)""",
+    re.DOTALL,
+)
+
+
+def question(names: Sequence[str], prompt: Prompt, group: str | None) -> list[Message]:
+    """The chat that asks for one sub-prompt a name; `group`, the object's class, must not come up in any."""
+    words = class_words(group)
+    example = json.dumps(dict.fromkeys(names, "…"), ensure_ascii=False)
+    return [
+        {"role": "system", "content": _SYSTEM.format(object=f", with no {words} in it" if words else "")},
+        {"role": "user", "content": f"Prompt: {prompt.text}\nLabels: {', '.join(names)}\nForm: {example}"},
+    ]
+
+
+def subprompts(answer: str, names: Sequence[str], labels: Sequence[str], group: str | None) -> list[str | None]:
+    """One sub-prompt for each name (label, numbered where there are several) out of a model's answer; None where it
+    has none that can be used.
+
+    The JSON object may stand anywhere in the answer, be several, nested, or broken off. A value for a bare label serves
+    all of its objects; a list serves them in order. A sub-prompt that names the object's class is not used.
+    """
+    values = dict(_values(_THOUGHTS.sub(" ", answer)))
+    found: list[str | None] = []
+    for n, (name, label) in enumerate(zip(names, labels, strict=True)):
+        value = _value_for(name, label, values)
+        if isinstance(value, list):
+            texts = [text for text in map(_text, value) if text]
+            nth = list(labels[:n]).count(label)
+            value = texts[nth] if nth < len(texts) else None
+        found.append(_usable(_text(value), label, group))
+    return found
+
+
+def template(label: str, prompt: Prompt) -> str:
+    """The sub-prompt of an object that the model has none for: its label in the scene of the first prompt."""
+    return cut(f"{label}, {prompt.text}", TOKEN_LIMIT)
+
+
+def negative(label: str, prompt: Prompt) -> str:
+    """The first prompt's negative without what names the object that is painted: "people" is no fault of a person."""
+    named = class_pattern(label)
+    parts = [part.strip() for part in prompt.negative.split(",")]
+    return ", ".join(part for part in parts if part and not (named and named.search(part)))
+
+
+def _usable(text: str | None, label: str, group: str | None) -> str | None:
+    named = class_pattern(group)
+    if text is None or (named and named.search(text)):
+        return None
+    own = class_pattern(label)
+    missing = "" if own and own.search(text) else f"{label}, "
+    described = clean_answer(text, group, TOKEN_LIMIT - clip_tokens(missing))
+    return f"{missing}{described[:1].lower()}{described[1:]}" if described and missing else described
+
+
+def _values(answer: str) -> Iterator[tuple[str, Any]]:
+    """What each key of the answer stands for; the first of equal keys counts last, since the caller makes a dict."""
+    records = list(_records(answer))
+    pairs: list[tuple[str, Any]] = [(match["key"], match["value"]) for match in _PAIR.finditer(answer)]
+    for record in records:
+        named = next((record[key] for key in _NAMING if isinstance(record.get(key), str)), None)
+        if named is not None:
+            pairs.append((named, {key: value for key, value in record.items() if value != named}))
+        pairs += record.items()
+    for key, value in reversed(pairs[len(pairs) - sum(map(len, records)) :] if False else pairs):
+        yield _plain(key), value
+
+
+def _records(answer: str) -> Iterator[dict[str, Any]]:
+    """Every JSON object in the text, outermost first."""
+    decoder = json.JSONDecoder(strict=False)
+    start = answer.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(answer, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield value
+        start = answer.find("{", end)
+
+
+def _value_for(name: str, label: str, values: dict[str, Any]) -> Any:
+    if _plain(name) in values:
+        return values[_plain(name)]
+    named = class_pattern(label)
+    for key, value in values.items():
+        if key == _plain(label) or (named and named.fullmatch(key)):
+            return value
+    # One object, and the model has numbered it all the same.
+    return values.get(f"{_plain(label)} 1") if name == label else None
+
+
+def _text(value: Any) -> str | None:
+    """The words of a value: itself, or the longest of what it holds."""
+    if isinstance(value, str):
+        return value.strip() or None
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max(filter(None, map(_text, inner)), key=len, default=None)
+
+
+def _plain(key: str) -> str:
+    """A key as the model may vary it: "Person_2", "person #2" and "person2" are "person 2"."""
+    words = re.sub(r"[\W_]+", " ", key.lower())
+    return re.sub(r"(?<=[a-z])(?=\d)", " ", words).strip()

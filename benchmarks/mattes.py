@@ -1,0 +1,183 @@
+"""How good each remover's mattes are, against the true mattes of stamps over wallpapers, and how well it knows.
+
+`python -m benchmarks mattes` prints for all mattes and for the accepted ones (those that the remover did not mark
+unusable) the intersection over union with the truth and the error along the true edge, and writes a picture of each
+remover's worst cases.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from augment.artifacts import Matte
+from augment.errors import ItemFailed
+from augment.stages.base import Item, Stage
+from augment.stages.remove import Remover
+from augment.stages.remove.grabcut import GrabCut
+from augment.stages.remove.mask_rcnn import MaskRcnn
+from augment.stages.remove.rembg import Rembg
+from benchmarks import parts
+from benchmarks.scenes import Scene, scenes
+
+SEED = 101  # not among those that GrabCut's confidence was fitted on
+_EDGE = 4  # pixels on either side of the true edge that the error is averaged over
+_POOR = 0.6  # overlap below which a matte is of something else
+_WORST = 8  # cases in the picture
+
+
+@dataclass(frozen=True)
+class Score:
+    """One matte's: `overlap` is intersection over union at half alpha, `edge_error` the mean error of alpha, 0 to 1."""
+
+    scene: str
+    overlap: float
+    edge_error: float
+    confidence: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Over several mattes: the median overlap, the share of poor ones, the mean edge error, and how many they are."""
+
+    count: int
+    median_overlap: float
+    poor: float
+    edge_error: float
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> Summary:
+        overlaps = np.array([score.overlap for score in scores])
+        if not scores:
+            return cls(0, float("nan"), float("nan"), float("nan"))
+        errors = float(np.mean([score.edge_error for score in scores]))
+        return cls(len(scores), float(np.median(overlaps)), float((overlaps < _POOR).mean()), errors)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One remover's. `seconds` an image, of the clock, after a first image that is not counted."""
+
+    remover: str
+    every: Summary
+    accepted: Summary
+    seconds: float
+    scores: list[Score]
+
+
+def main(
+    quick: bool = False,
+    json: Path | None = None,
+    out: Path = Path("benchmarks/out"),
+    seed: int = SEED,
+    mask_rcnn: Path | None = None,
+) -> None:
+    """Print the table, write the worst cases to `out`/mattes-REMOVER.png and the numbers to `json`.
+
+    `quick` takes 20 scenes instead of 120. `mask_rcnn` is a checkpoint of that model; without it, it is left out.
+    """
+    console = Console()
+    count = 20 if quick else 120
+    made = list(scenes(count, seed=seed))
+    results = []
+    for name, remover in removers(console, mask_rcnn):
+        result, mattes = run(name, remover, made)
+        results.append(result)
+        out.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(out / f"mattes-{name}.png"), worst_cases(result, made, mattes)[..., ::-1])
+    console.print(table(results, seed))
+    console.print(f"worst cases: {out}/mattes-*.png")
+    if json:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(jsonlib.dumps([asdict(result) for result in results], indent=1))
+
+
+def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str, Any]]:
+    """The removers that can be had here, by name; those that cannot are named on the console with the reason."""
+    found: list[tuple[str, Stage]] = [("grabcut", GrabCut())]
+    try:
+        found.append(("rembg-isnet", Rembg(model=str(parts.isnet()))))
+    except parts.PartMissing as missing:
+        console.print(f"rembg-isnet left out: {missing}", markup=False)
+    if mask_rcnn:
+        found.append(("mask-rcnn", MaskRcnn(model=str(mask_rcnn))))
+    return found
+
+
+def run(name: str, remover: Remover, made: Sequence[Scene]) -> tuple[Result, list[Matte]]:
+    """Call the remover on one scene after the other and score what it returns; a failed item counts as an empty matte."""
+    items = [Item(scene.image, key=f"{n:032x}", group=scene.group) for n, scene in enumerate(made)]
+    remover(items[:1])  # loads the model
+    start = time.perf_counter()
+    artifacts = [remover([item])[0] for item in items]
+    seconds = (time.perf_counter() - start) / len(items)
+    mattes = [
+        Matte.from_full(np.zeros(scene.alpha.shape, np.uint8), 0.0) if isinstance(artifact, ItemFailed) else artifact
+        for artifact, scene in zip(artifacts, made, strict=True)
+    ]
+    scores = [score(matte, scene) for matte, scene in zip(mattes, made, strict=True)]
+    accepted = [one for one in scores if one.accepted]
+    return Result(name, Summary.of(scores), Summary.of(accepted), seconds, scores), mattes
+
+
+def score(matte: Matte, scene: Scene) -> Score:
+    alpha = matte.full()
+    found, true = alpha >= 128, scene.alpha >= 128
+    kernel = np.ones((2 * _EDGE + 1,) * 2, np.uint8)
+    edge = cv2.dilate(scene.alpha, kernel) != cv2.erode(scene.alpha, kernel)
+    error = np.abs(alpha[edge].astype(np.float32) - scene.alpha[edge]).mean() / 255
+    overlap = (found & true).sum() / max(1, (found | true).sum())
+    name = f"{scene.name} in {scene.place}"
+    return Score(name, float(overlap), float(error), matte.confidence, matte.unusable is None)
+
+
+def table(results: Sequence[Result], seed: int) -> Table:
+    drawn = Table(title=f"{results[0].every.count} scenes of seed {seed}; IoU is the median, poor the share below {_POOR}")
+    drawn.add_column("remover")
+    for column in ("IoU", "poor", "edge error", "accepted", "IoU", "poor", "edge error", "s an image"):
+        drawn.add_column(column, justify="right")
+    for result in results:
+        every, accepted = result.every, result.accepted
+        drawn.add_row(
+            result.remover,
+            *_cells(every),
+            f"{accepted.count / every.count:.0%}",
+            *_cells(accepted),
+            f"{result.seconds:.2f}",
+        )
+    return drawn
+
+
+def worst_cases(result: Result, made: Sequence[Scene], mattes: Sequence[Matte]) -> NDArray[np.uint8]:
+    """A row each for the accepted mattes that overlap least: the image, what was found, and the truth, on green."""
+    order = sorted(range(len(made)), key=lambda n: (not result.scores[n].accepted, result.scores[n].overlap))
+    rows = []
+    for n in order[:_WORST]:
+        one, scene = result.scores[n], made[n]
+        pictures = [scene.image, *(_on_green(scene.image, alpha) for alpha in (mattes[n].full(), scene.alpha))]
+        row = np.hstack([cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA) for picture in pictures])
+        label = f"{one.scene}: IoU {one.overlap:.2f}, confidence {one.confidence:.2f}"
+        cv2.rectangle(row, (0, 0), (512, 18), (0, 0, 0), -1)
+        cv2.putText(row, label, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+        rows.append(row)
+    return np.vstack(rows)
+
+
+def _cells(summary: Summary) -> tuple[str, str, str]:
+    return f"{summary.median_overlap:.3f}", f"{summary.poor:.1%}", f"{summary.edge_error:.3f}"
+
+
+def _on_green(image: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    weight = alpha[..., None] / np.float32(255)
+    return (image * weight + np.array([0, 200, 0], np.float32) * (1 - weight)).astype(np.uint8)
