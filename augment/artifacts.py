@@ -93,11 +93,13 @@ class Matte:
             (length,) = struct.unpack_from("<H", data, start - 2)
             reason = bytes(data[start : start + length]).decode() or None
             area = (bottom - top) * (right - left)
+            if not (left <= right <= width and top <= bottom <= height and colors <= area):
+                raise ValueError(f"a box of {left, top, right, bottom} in {width}x{height}")
             body = lz4.block.decompress(data[start + length :], uncompressed_size=area + 3 * colors)
             pixels = np.frombuffer(body, np.uint8)
             alpha = pixels[:area].reshape(bottom - top, right - left)
             edge_colors = pixels[area:].reshape(colors, 3)
-        except (struct.error, ValueError, lz4.block.LZ4BlockError) as error:
+        except (struct.error, ValueError, OverflowError, MemoryError, lz4.block.LZ4BlockError) as error:
             raise CorruptEntry(f"not a matte: {error}") from error
         return cls(alpha, (left, top, right, bottom), (height, width), confidence, reason, edge_colors)
 

@@ -7,6 +7,8 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,12 @@ import diskcache
 from diskcache.core import MODE_BINARY, MODE_RAW
 from filelock import FileLock
 
-from augment.artifacts import ImageCodec
-from augment.entries import Provenance, provenance_of, seal, unseal
+from augment.artifacts import ImageCodec, Matte
+from augment.entries import Provenance, entry_name, provenance_of, seal, unseal
 from augment.errors import CorruptEntry, StoreError
+from augment.misses import Misses
+from augment.paths import add_paths
+from augment.pools import PoolEntry, is_pool, read_pool, write_pool
 from augment.store import FORMAT, SETTINGS_FILE, FilledRecipe
 
 logger = logging.getLogger(__name__)
@@ -149,11 +154,62 @@ class Cache:
                 path, replace(recipe, variants=max(variants, recipe.variants), filled=time.time()).to_json()
             )
 
+    def pool_file(self, recipe: FilledRecipe) -> Path:
+        """The index of images whose backgrounds may serve others (see `augment.pools`); made where there is none."""
+        path = self._pool_path(recipe)
+        with self._lock():
+            if not is_pool(path):
+                write_pool(path, self._pool_entries(recipe))
+        return path
+
+    def add_to_pool(self, recipe: FilledRecipe, entries: Mapping[str, PoolEntry]) -> None:
+        """Put images, by key, into the index of that recipe."""
+        path = self._pool_path(recipe)
+        with self._lock():
+            held = read_pool(path)
+            for key, entry in entries.items():
+                before = held[key].variants if key in held else 0
+                held[key] = entry._replace(variants=max(before, entry.variants))
+            write_pool(path, held)
+
+    def paths_file(self) -> Path:
+        """The index from paths to keys (see `augment.paths`)."""
+        return self.directory / "pools" / "paths.index"
+
+    def add_paths(self, paths: Iterable[tuple[str, str]]) -> None:
+        """Note which key the image at a path has: pairs of both."""
+        with self._lock():
+            add_paths(self.paths_file(), paths)
+
+    def misses(self, recipe: FilledRecipe) -> Misses:
+        """What was looked up in vain with that recipe."""
+        return Misses(self.directory / "misses" / f"{recipe.fingerprints['generate']}.txt")
+
     def close(self) -> None:
         """Close the files; the next use opens them again."""
         if self._fanout is not None and self._pid == os.getpid():
             self._fanout.close()
         self._reset()
+
+    def _pool_path(self, recipe: FilledRecipe) -> Path:
+        return self.directory / "pools" / f"{recipe.fingerprints['generate']}.index"
+
+    def _pool_entries(self, recipe: FilledRecipe) -> dict[str, PoolEntry]:
+        """What the index holds, gathered from the entries themselves."""
+        prefix = entry_name("background", recipe.fingerprints["generate"], "")
+        variants: Counter[str] = Counter()
+        for name in self.names():
+            if name.startswith(prefix):
+                key, _, variant = name.removeprefix(prefix).partition("/")
+                variants[key] = max(variants[key], int(variant) + 1)
+        entries = {}
+        for key, count in variants.items():
+            name = entry_name("matte", recipe.fingerprints["remove"], key)
+            data, provenance = self.get(name), self.provenance(name)
+            if data is not None and provenance is not None:
+                with suppress(CorruptEntry):
+                    entries[key] = PoolEntry(provenance.get("group"), Matte.from_bytes(data).coverage, count)
+        return entries
 
     def _reset(self) -> None:
         self._fanout: diskcache.FanoutCache | None = None

@@ -18,15 +18,28 @@ from augment.composite import with_edge_colors
 from augment.entries import Provenance, entry_name
 from augment.errors import CorruptEntry, InputError, ItemFailed, RecipeError, StoreError, WeightsError
 from augment.recipe import Recipe
-from augment.stages import KINDS
 from augment.stages.base import Item, Stage
+from augment.stages.enrich import Enriched
+from augment.stages.guard import ShowsClass
 from augment.store import FilledRecipe
 
 logger = logging.getLogger(__name__)
 
-ARTIFACTS = {"remove": "matte", "inpaint": "plate", "caption": "caption", "refine": "prompt", "generate": "background"}
+ARTIFACTS = {
+    "remove": "matte",
+    "inpaint": "plate",
+    "caption": "caption",
+    "refine": "prompt",
+    "generate": "background",
+    "enrich": "background",  # a later one, under a fingerprint of its own
+}
 NEEDS_IMAGE = ("remove", "inpaint")
-PER_VARIANT = ("refine", "generate")
+PER_VARIANT = ("refine", "generate", "enrich")
+GUARDED = ("generate", "enrich")
+
+# Where a stage's arguments hold the prompt, and an image of the size that its result must have.
+_PROMPT = {"generate": 0, "enrich": 1}
+_SCENE = {"generate": 1, "enrich": 0}
 
 _PLATE_QUALITY = 95  # captioners and `plates` sources read it: a little above what backgrounds are kept at
 
@@ -60,17 +73,40 @@ Unit: TypeAlias = tuple[Work, tuple[Any, ...]]  # work, and the arguments that i
 
 
 class Chain:
-    """The five stages of a recipe over one cache. Computes only what is missing; a stage's failure stays with its
-    item."""
+    """The stages of a recipe over one cache. Computes only what is missing; a stage's failure stays with its item.
+
+    `final` is the kind of stage whose backgrounds are the ones to use: "enrich" where the recipe has it.
+    """
 
     def __init__(self, recipe: Recipe, cache: Cache) -> None:
         self.recipe = recipe
         self.cache = cache
         self.fingerprints = recipe.fingerprints()
+        self.final = list(self.fingerprints)[-1]
+
+    def check(self) -> None:
+        """Raise WeightsError where a library, weights or a server that this recipe needs is missing; loads no model."""
+        for stage in self.recipe.everything.values():
+            stage.check()
+
+    def parallel(self, kind: str) -> bool:
+        """Whether batches of that stage may run in several threads at once."""
+        return self.recipe.stages[kind].parallel and not (self.recipe.guard and kind in GUARDED)
+
+    def unload(self, kind: str) -> None:
+        """Drop the models that `run` has loaded for that stage."""
+        self.recipe.stages[kind].unload()
+        if self.recipe.guard and kind in GUARDED:
+            self.recipe.guard.unload()
 
     def remember(self, variants: int) -> None:
         """Note in the cache that it is being filled with this recipe."""
-        self.cache.remember(FilledRecipe(self.recipe.name, self.recipe.to_toml(), self.fingerprints, variants))
+        self.cache.remember(self.filled(variants))
+
+    def filled(self, variants: int) -> FilledRecipe:
+        """This recipe as a store remembers it."""
+        fingerprints = self.fingerprints | {"generate": self.recipe.background}
+        return FilledRecipe(self.recipe.name, self.recipe.to_toml(), fingerprints, variants)
 
     def name(self, kind: str, key: str, variant: int | None = None) -> str:
         """The name under which the artifact of `kind` is stored."""
@@ -89,6 +125,18 @@ class Chain:
         except CorruptEntry as error:  # whole by its checksum, and yet not of this format: written by other code
             logger.warning("%s: %s cannot be read: %s", self.cache, self.name(kind, key, variant), error)
             return None
+
+    def steps(self, key: str, variant: int) -> list[tuple[str, Image]]:
+        """The image after each object that the enrichment repainted, by round and label ("1-person-2"), in order.
+
+        Empty where there was no enrichment, or it did not keep its steps.
+        """
+        if self.final != "enrich":
+            return []
+        name = self.name("enrich", key, variant)
+        records = (self.cache.provenance(name) or {}).get("enrich", [])
+        found = [(record["step"], self.cache.get(_step_name(name, record["step"]))) for record in records]
+        return [(step, decode_image(data)) for step, data in found if data is not None]
 
     def run(self, kind: str, batch: Sequence[Work]) -> Outcome:
         """Run one stage over a batch that lacks its artifact, and keep what it makes.
@@ -112,6 +160,11 @@ class Chain:
                 self._needed("inpaint", work),
                 self._needed("remove", work),
             ),
+            "enrich": lambda work: (
+                self._needed("generate", work),
+                self._needed("refine", work),
+                work.group if work.group is not None else getattr(self.recipe.guard, "group", None),
+            ),
         }
         units: list[Unit] = []
         for work in batch:
@@ -119,8 +172,8 @@ class Chain:
                 units.append((work, steps[kind](work)))
             except ItemFailed as error:
                 outcome.failed.append((work, str(error)))
-        if kind == "generate":
-            self._generate(units, outcome)
+        if kind in GUARDED:
+            self._draw(kind, units, outcome)
             return outcome
         started = time.perf_counter()
         results = _call(self.recipe.stages[kind], units)
@@ -140,7 +193,7 @@ class Chain:
     def complete(self, item: Item, variants: int = 1) -> Outcome:
         """Run every stage that one image lacks; an unusable matte or a failure ends it there."""
         total = Outcome()
-        for kind in KINDS:
+        for kind in self.recipe.stages:
             batch = [
                 Work(item.key, variant, item.group, item.source, item)
                 for variant in self.missing(kind, item.key, variants)
@@ -155,34 +208,64 @@ class Chain:
                 break
         return total
 
-    def _generate(self, units: Sequence[Unit], outcome: Outcome) -> None:
-        """Generate with the next seed whatever is rejected, at most `retries` times (invariant 3)."""
-        pending = list(units)
+    def _draw(self, kind: str, units: Sequence[Unit], outcome: Outcome) -> None:
+        """Make with the next seed whatever is rejected, at most `retries` times (invariant 3)."""
+        pending: list[tuple[Unit, list[str]]] = [(unit, []) for unit in units]  # and why it was rejected so far
         for attempt in range(self.recipe.retries + 1):
             if not pending:
                 return
-            seeded = [(work, (*arguments, self._seed("generate", work, attempt))) for work, arguments in pending]
+            seeded = [(work, (*arguments, self._seed(kind, work, attempt))) for (work, arguments), _ in pending]
             started = time.perf_counter()
-            results = _call(self.recipe.generate, seeded)
+            results = _call(self.recipe.stages[kind], seeded)
+            verdicts = self._verdicts(kind, seeded, results)
             seconds = (time.perf_counter() - started) / len(seeded)
             again = []
-            for unit, (work, arguments), result in zip(pending, seeded, results, strict=True):
-                if isinstance(result, ItemFailed):
-                    outcome.failed.append((work, str(result)))
-                    continue
-                prompt, plate, _, seed = arguments
-                reason = result.reason if isinstance(result, Rejected) else flaw(result, plate.shape)
-                if reason is None:
-                    texts = {"prompt": prompt.text, "negative": prompt.negative, "origin": prompt.origin}
-                    provenance = {"seconds": seconds, "seed": seed, "attempt": attempt, "prompt": texts}
-                    self._keep("generate", work, result, provenance, outcome)
-                    continue
-                outcome.rejected[reason] += 1
-                if attempt < self.recipe.retries:
-                    again.append(unit)
+            for (work, arguments), (_, reasons), result, verdict in zip(
+                seeded, pending, results, verdicts, strict=True
+            ):
+                if isinstance(verdict, ItemFailed):
+                    outcome.failed.append((work, str(verdict)))
+                elif verdict is None:
+                    account = {"seconds": seconds, "seed": arguments[-1], "attempt": attempt, "rejected": reasons}
+                    self._keep_drawn(kind, work, arguments[_PROMPT[kind]], result, account, outcome)
                 else:
-                    outcome.failed.append((work, f"rejected {attempt + 1} times, at last because it is {reason}"))
+                    outcome.rejected[verdict.reason] += 1
+                    again.append(((work, _avoiding(kind, arguments[:-1], verdict)), [*reasons, verdict.reason]))
             pending = again
+        for (work, _), reasons in pending:
+            outcome.failed.append((work, f"rejected {len(reasons)} times, at last because it is {reasons[-1]}"))
+
+    def _verdicts(self, kind: str, units: Sequence[Unit], results: Sequence[Any]) -> list[Rejected | ItemFailed | None]:
+        """Why each result cannot serve as a background; None where it can. The guard sees what is else in order."""
+        verdicts: list[Rejected | ItemFailed | None] = []
+        for (_, arguments), result in zip(units, results, strict=True):
+            if isinstance(result, Rejected | ItemFailed):
+                verdicts.append(result)
+            else:
+                reason = flaw(_image(result), arguments[_SCENE[kind]].shape)
+                verdicts.append(None if reason is None else Rejected(reason))
+        if self.recipe.guard:
+            good = [n for n, verdict in enumerate(verdicts) if verdict is None]
+            seen: list[Unit] = [(units[n][0], (_image(results[n]), units[n][0].group)) for n in good]
+            for n, verdict in zip(good, _call(self.recipe.guard, seen), strict=True):
+                verdicts[n] = verdict
+        return verdicts
+
+    def _keep_drawn(
+        self, kind: str, work: Work, prompt: Prompt, result: Any, account: Provenance, outcome: Outcome
+    ) -> None:
+        """Keep a background with its prompt, what the guard looked for, and what the enrichment did."""
+        account |= {"prompt": {"prompt": prompt.text, "negative": prompt.negative, "origin": prompt.origin}}
+        if self.recipe.guard:
+            guard: Any = self.recipe.guard
+            account |= {"guard": guard.labels(work.group)}
+        if isinstance(result, Enriched):
+            account |= {"enrich": [step.record() for step in result.steps]}
+            for step in result.steps:
+                if step.image is not None:
+                    name = _step_name(self.name(kind, work.key, work.variant), step.name)
+                    outcome.nbytes += self.cache.put(name, encode_image(step.image, "jpeg", _PLATE_QUALITY), {})
+        self._keep(kind, work, _image(result), account, outcome)
 
     def _keep(self, kind: str, work: Work, artifact: Any, provenance: Provenance, outcome: Outcome) -> None:
         stage = self.recipe.stages[kind]
@@ -224,6 +307,27 @@ def flaw(background: Image, shape: tuple[int, ...]) -> str | None:
     return None
 
 
+def _image(result: Any) -> Any:
+    return result.image if isinstance(result, Enriched) else result
+
+
+def _avoiding(kind: str, arguments: tuple[Any, ...], verdict: Rejected) -> tuple[Any, ...]:
+    """The arguments for another try; where the guard saw the object's class, with that in the negative prompt."""
+    if not isinstance(verdict, ShowsClass):
+        return arguments
+    changed = list(arguments)
+    prompt: Prompt = changed[_PROMPT[kind]]
+    named = [part.strip() for part in prompt.negative.split(",")]
+    new = [label for label in verdict.labels if label not in named]
+    changed[_PROMPT[kind]] = replace(prompt, negative=", ".join(filter(None, [*new, prompt.negative])))
+    return tuple(changed)
+
+
+def _step_name(background: str, step: str) -> str:
+    """Where the image after one step of an enrichment is stored, by its background's name and its own."""
+    return f"step/{background.partition('/')[2]}/{step}"
+
+
 def _item(work: Work) -> Item:
     if work.item is None:
         raise InputError(f"the image {work.key} was handed to a stage without its pixels")
@@ -258,6 +362,7 @@ _ENCODERS: dict[str, Callable[[Any, Cache], bytes]] = {
     "caption": lambda caption, _: caption.encode(),
     "refine": lambda prompt, _: prompt.to_bytes(),
     "generate": lambda background, cache: encode_image(background, cache.codec, cache.quality),
+    "enrich": lambda background, cache: encode_image(background, cache.codec, cache.quality),
 }
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "remove": Matte.from_bytes,
@@ -265,4 +370,5 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "caption": _decode_text,
     "refine": Prompt.from_bytes,
     "generate": decode_image,
+    "enrich": decode_image,
 }

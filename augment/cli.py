@@ -58,13 +58,14 @@ def prewarm(
     settings: SetOption = None,
     variants: VariantsOption = 1,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode, and threads.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only images that training looked up in vain.")] = False,
 ) -> None:
     """Compute for every image what the cache lacks; safe to stop and to run again."""
     from augment.prewarming import Interrupted
     from augment.prewarming import prewarm as run
 
     try:
-        report = run(images, cache, _recipe(recipe, settings), variants=variants, workers=workers)
+        report = run(images, cache, _recipe(recipe, settings), variants=variants, workers=workers, missing=missing)
     except Interrupted as interrupted:
         out.print(str(interrupted.report), markup=False)
         out.print("Interrupted: what is done is kept; run the same command again for the rest.")

@@ -12,32 +12,46 @@ from numpy.typing import NDArray
 from augment.artifacts import Alpha, Image, Matte
 from augment.errors import InputError
 
-Blend: TypeAlias = Literal["alpha", "feather"]
+Blend: TypeAlias = Literal["alpha", "feather", "poisson"]
 BLENDS = get_args(Blend)
 
+_PAD = 2  # pixels around an object that is interpolated
 _FEATHER = 0.006  # of the image's diagonal: 4 pixels at 512 x 512, about the width of a lens's own softness
 
 
 def composite(
-    image: Image, matte: Matte, background: Image, *, blend: Blend = "alpha", harmonize: float = 0.0
+    image: Image,
+    matte: Matte,
+    background: Image,
+    *,
+    blend: Blend = "alpha",
+    harmonize: float = 0.0,
+    matrix: NDArray[np.float64] | None = None,
 ) -> Image:
-    """The object of `image` over `background`; both of the matte's size. Only the matte's box is computed.
+    """The object of `image` over `background`; both of the matte's size. Only where the object goes is computed.
 
-    `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards. `harmonize`, 0 to 1, moves the
-    object's colours that far towards the background's. Neither input is changed. Raises InputError where sizes differ.
+    `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards, "poisson" keeps the object's
+    gradients and takes its colours at the edge from the background. `harmonize`, 0 to 1, moves the object's colours
+    that far towards the background's. `matrix` (2, 3), if given, is where the object's continuous coordinates (see
+    `augment.placement`) go. No input is changed. Raises InputError where sizes differ.
     """
     for name, shape in (("image", image.shape), ("background", background.shape)):
         if shape != (*matte.size, 3):
             raise InputError(f"the {name} is {shape} and the matte is for {(*matte.size, 3)}")
     left, top, right, bottom = matte.box
-    window = (slice(top, bottom), slice(left, right))
     result = background.copy()
     if matte.alpha.size == 0:
         return result
-    object_ = object_colors(image[window], matte)
+    object_ = object_colors(image[top:bottom, left:right], matte)
     if harmonize:
         object_ = _harmonized(object_, matte.alpha, background, harmonize)
     alpha = _feathered(matte) if blend == "feather" else matte.alpha
+    if matrix is not None:
+        object_, alpha, (left, top) = _warped(object_, alpha, matte, matrix)
+        right, bottom = left + alpha.shape[1], top + alpha.shape[0]
+    window = (slice(top, bottom), slice(left, right))
+    if blend == "poisson":
+        object_ = _poisson(object_, alpha, background, window)
     weight = alpha * np.float32(1 / 255)
     result[window] = cv2.blendLinear(object_, background[window], weight, 1 - weight)
     return result
@@ -128,3 +142,58 @@ def _harmonized(object_: Image, alpha: Alpha, background: Image, strength: float
     table = np.arange(256)[:, None] * scale + shift
     moved = cv2.LUT(lab, table.round().clip(0, 255).astype(np.uint8)[None])
     return np.asarray(cv2.cvtColor(moved, cv2.COLOR_LAB2RGB))
+
+
+def _warped(
+    object_: Image, alpha: Alpha, matte: Matte, matrix: NDArray[np.float64]
+) -> tuple[Image, Alpha, tuple[int, int]]:
+    """Object and alpha moved by `matrix`, in the smallest window that holds them, and its left and top."""
+    height, width = matte.size
+    left, top, right, bottom = matte.box
+    # Colours are weighted by alpha, so that what lies around the object does not bleed into its edge.
+    stack: NDArray[Any] = np.dstack([object_ * (alpha * np.float32(1 / 255))[..., None], alpha.astype(np.float32)])
+    # Interpolation would fade the sides at which the image cuts the object off: there its last pixels are repeated.
+    free = [(int(top > 0), int(bottom < height)), (int(left > 0), int(right < width)), (0, 0)]
+    stack = np.pad(stack, [(_PAD * before, _PAD * after) for before, after in free])
+    stack = np.pad(stack, [(_PAD - _PAD * b, _PAD - _PAD * a) for b, a in free[:2]] + [(0, 0)], mode="edge")
+    origin = np.array([left - _PAD, top - _PAD], np.float64)
+    linear = matrix[:, :2]
+    offset = linear @ origin + matrix[:, 2]
+    scale = float(np.sqrt(abs(np.linalg.det(linear))))
+    if scale < 1:  # averaging first, since bilinear interpolation sees four pixels only
+        before = np.array(stack.shape[1::-1])
+        after = np.maximum(1, np.round(before * scale)).astype(int)
+        stack = cv2.resize(stack, after.tolist(), interpolation=cv2.INTER_AREA)
+        linear = linear * (before / after)
+    corners = np.array([(x, y) for x in (0, stack.shape[1]) for y in (0, stack.shape[0])]) @ linear.T + offset
+    first = np.maximum(0, np.floor(corners.min(0))).astype(int)
+    last = np.minimum([width, height], np.ceil(corners.max(0))).astype(int)
+    size = np.maximum(0, last - first)
+    # OpenCV's coordinates are those of pixel centres.
+    centers = np.column_stack([linear, linear @ [0.5, 0.5] + offset - first - 0.5])
+    moved = cv2.warpAffine(stack, centers, size.tolist(), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0, 0))
+    weight = moved[..., 3:]
+    colors = moved[..., :3] * (255 / np.maximum(weight, 1))
+    return (
+        colors.round().clip(0, 255).astype(np.uint8),
+        weight[..., 0].round().clip(0, 255).astype(np.uint8),
+        (int(first[0]), int(first[1])),
+    )
+
+
+def _poisson(object_: Image, alpha: Alpha, background: Image, window: tuple[slice, slice]) -> Image:
+    """The object with its gradients kept and its colours at the edge made the background's.
+
+    Pérez, Gangnet and Blake, "Poisson Image Editing" (2003), by OpenCV, on the object's window with a margin alone.
+    """
+    margin = 3  # OpenCV needs pixels around the mask, and clears its outermost ones
+    solid = np.pad((alpha >= 128).astype(np.uint8) * np.uint8(255), margin)
+    left, top, width, height = cv2.boundingRect(solid)
+    if min(width, height) < 3:
+        return object_
+    around = [(margin, margin), (margin, margin), (0, 0)]
+    source, target = (np.pad(part, around, mode="edge") for part in (object_, background[window]))
+    center = (left + width // 2, top + height // 2)
+    cloned = cv2.seamlessClone(source, target, solid, center, cv2.NORMAL_CLONE)[margin:-margin, margin:-margin]
+    # Soft pixels outside the mask get the background's colour from it, and would fade twice.
+    return np.where((alpha >= 128)[..., None], cloned, object_)

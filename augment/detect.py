@@ -94,9 +94,7 @@ class MaskRCNN:
         state = _state_dict(path)
         outputs = state.get("roi_heads.box_predictor.cls_score.bias")
         if outputs is not None and len(outputs) != classes:
-            names = (
-                f"{len(self.names)} names are given" if self.names else "no names are given, which means COCO's"
-            )
+            names = f"{len(self.names)} names are given" if self.names else "no names are given, which means COCO's"
             raise WeightsError(
                 f"{path}: the checkpoint has {len(outputs) - 1} classes besides the background, but {names}"
             )

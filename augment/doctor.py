@@ -13,7 +13,8 @@ from augment.recipe import Recipe
 
 @dataclass(frozen=True)
 class Finding:
-    """One stage's state: `weights` is where its model lies, or what becomes of it; `problem` is None where all is there."""
+    """One stage's state: `weights` is where its model lies, or what becomes of it; `problem` is None where all is
+    there."""
 
     kind: str
     backend: str
@@ -25,7 +26,9 @@ class Finding:
 def examine(recipe: Recipe) -> list[Finding]:
     """One finding a stage. Asks the network where weights are missing, at most for seconds; downloads nothing."""
     findings = []
-    for kind, stage in recipe.stages.items():
+    for kind, stage in recipe.everything.items():
+        if stage.parts:
+            continue  # each of them has a finding of its own
         where, weights, problem = "-", "none needed", None
         try:
             where = stage.where()

@@ -1,65 +1,152 @@
-"""Labels that a composite must not make wrong: which of them a matte keeps, and how it is widened to keep them."""
+"""Labels that a composite must not make wrong: what a matte keeps of them, and how it is widened to keep them all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.artifacts import Matte
+from augment.artifacts import Alpha, Image, Matte
+from augment.placement import outline
 
-_MIN_BOX_COVERAGE = 0.3  # a slim diagonal object fills about a third of its box
+Reason: TypeAlias = Literal["mask", "box", "keypoint"]
+
+MIN_BOX_COVERAGE = 0.3  # a slim diagonal object fills about a third of its box
+_MAX_BOX_COVERAGE = 0.97  # GrabCut found no edge, only the box
+_ON_OBJECT = 0.9  # share of a mask that the matte must hold for the mask to be the object's
+_SAME_BOX = 0.7  # overlap (IoU) of a box and of what it holds of the object, for the box to be the object's
+_GRABCUT_SIDE = 128  # pixels: GrabCut takes the time of a hit's other steps together at this size
+_GRABCUT_STEPS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a sample says of where its objects are, in pixels of an image of `size` `(H, W)`.
+    """What a sample says of where its objects are, in pixels of the image.
 
-    `mask` is `(H, W)` bool, any instance; `boxes` `(n, 4)` float as left, top, right, bottom; `points` `(n, 2)` float
-    x, y.
+    `masks` is `(n, H, W)` bool, an instance each (or all labelled pixels in one); `boxes` `(n, 4)` float as left, top,
+    right, bottom; `points` `(n, 2)` float x, y, a pixel's centre being whole.
     """
 
-    mask: NDArray[np.bool_] | None = None
+    masks: NDArray[np.bool_] | None = None
     boxes: NDArray[np.float64] | None = None
     points: NDArray[np.float64] | None = None
 
+    def __bool__(self) -> bool:
+        return any(found is not None and len(found) > 0 for found in (self.masks, self.boxes, self.points))
 
-def protected(matte: Matte, labels: Sequence[Labels]) -> Matte | None:
-    """The matte widened to hold every labelled pixel, or None where it cannot: then the sample must stay as it is.
 
-    Masks are united with the matte. A box that holds too little of it, or a point off it, means that the matte is not
-    (all of) what the label speaks of.
+def protected(matte: Matte, labels: Sequence[Labels], image: Image) -> Matte | Reason:
+    """The matte widened to hold every labelled pixel, or which label it cannot hold: then the sample stays as it is.
+
+    Masks are united with the matte. What a box holds is looked for by GrabCut where the matte covers less of it than
+    MIN_BOX_COVERAGE. A point has to be on the matte, and its pixel is made opaque.
     """
     found = matte.full()
-    alpha = found
-    for mask in (label.mask for label in labels if label.mask is not None):
-        if mask.shape != matte.size:
-            return None
-        alpha = np.where(mask, np.uint8(255), alpha)
+    alpha = found.copy()
     for label in labels:
-        if label.boxes is not None and not all(_covers(alpha, box) for box in label.boxes):
-            return None
-        if label.points is not None and not all(_holds(alpha, point) for point in label.points):
-            return None
-    if alpha is found:
+        for mask in () if label.masks is None else label.masks:
+            if mask.shape != matte.size:
+                return "mask"
+            alpha[mask] = 255
+    for label in labels:
+        for box in () if label.boxes is None else label.boxes:
+            if not _covers(alpha, box):
+                inside = _find_in_box(image, box)
+                if inside is None:
+                    return "box"
+                alpha[inside] = 255
+    for label in labels:
+        for x, y in () if label.points is None else _pixels(label.points):
+            if not (0 <= y < alpha.shape[0] and 0 <= x < alpha.shape[1] and alpha[y, x] >= 128):
+                return "keypoint"
+            alpha[y, x] = 255
+    changed = alpha != found
+    if not changed.any():
         return matte
     widened = Matte.from_full(alpha, matte.confidence)
     if widened.unusable:
-        return None
-    # Soft pixels that a mask made opaque have no colour of their own any more: they keep the image's.
-    still_soft = alpha[(found > 0) & (found < 255)] < 255
+        return "mask"
+    # Soft pixels that were made opaque have no colour of their own any more: they keep the image's.
+    still_soft = ~changed[(found > 0) & (found < 255)]
     return replace(widened, edge_colors=matte.edge_colors[still_soft] if len(matte.edge_colors) else matte.edge_colors)
 
 
-def _covers(alpha: NDArray[np.uint8], box: NDArray[np.float64]) -> bool:
-    left, top, right, bottom = (max(0, round(float(edge))) for edge in box)
-    inside = alpha[top:bottom, left:right]
-    return inside.size > 0 and cv2.mean(inside)[0] >= 255 * _MIN_BOX_COVERAGE
+def on_object(matte: Matte, labels: Sequence[Labels]) -> bool:
+    """Whether every label speaks of what the matte holds, so that it may move with it."""
+    alpha = matte.full()
+    solid = alpha >= 128
+    for label in labels:
+        for mask in () if label.masks is None else label.masks:
+            if mask.shape != matte.size or np.count_nonzero(mask & solid) < _ON_OBJECT * np.count_nonzero(mask):
+                return False
+        for box in () if label.boxes is None else label.boxes:
+            if not _covers(alpha, box) or _overlap(box, _bounds(outline(matte, box))) < _SAME_BOX:
+                return False
+        for x, y in () if label.points is None else _pixels(label.points):
+            if not (0 <= y < alpha.shape[0] and 0 <= x < alpha.shape[1] and solid[y, x]):
+                return False
+    return True
 
 
-def _holds(alpha: NDArray[np.uint8], point: NDArray[np.float64]) -> bool:
-    x, y = int(point[0]), int(point[1])
-    return 0 <= y < alpha.shape[0] and 0 <= x < alpha.shape[1] and bool(alpha[y, x] >= 128)
+def _pixels(points: NDArray[np.float64]) -> list[list[int]]:
+    """The pixel that each point names; one that is no number names none."""
+    return [[int(np.floor(v + 0.5)) if np.isfinite(v) else -1 for v in point] for point in points.tolist()]
+
+
+def _covers(alpha: Alpha, box: NDArray[np.float64]) -> bool:
+    inside = alpha[_window(box)]
+    return inside.size > 0 and cv2.mean(inside)[0] >= 255 * MIN_BOX_COVERAGE
+
+
+def _window(box: NDArray[np.float64]) -> tuple[slice, slice]:
+    left, top, right, bottom = (max(0, round(float(edge))) if np.isfinite(edge) else 0 for edge in box)
+    return slice(top, bottom), slice(left, right)
+
+
+def _find_in_box(image: Image, box: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """`(H, W)` bool: what GrabCut takes for the object in a box, or None where that fills it too little or wholly.
+
+    Rother, Kolmogorov and Blake, "GrabCut" (2004), on the box with a margin of half its size, at a small size.
+    """
+    rows, columns = _window(box)
+    height, width = image.shape[:2]
+    box_height, box_width = min(height, rows.stop) - rows.start, min(width, columns.stop) - columns.start
+    if min(box_height, box_width) < 4:
+        return None
+    top, left = max(0, rows.start - box_height // 2), max(0, columns.start - box_width // 2)
+    crop = image[top : rows.stop + box_height // 2, left : columns.stop + box_width // 2]
+    in_box = np.zeros(crop.shape[:2], np.uint8)
+    in_box[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = 1
+    scale = min(1.0, _GRABCUT_SIDE / max(crop.shape))
+    size = (max(8, round(crop.shape[1] * scale)), max(8, round(crop.shape[0] * scale)))
+    likely = np.asarray(cv2.resize(in_box, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    if likely.sum() < 16 or (likely == 0).sum() < 16:
+        return None
+    trimap = np.where(likely, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+    picture = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+    model: NDArray[Any] = np.zeros((1, 65))
+    cv2.setRNGSeed(0)  # this thread's own generator, which starts GrabCut's k-means
+    cv2.grabCut(picture, trimap, (0, 0, 1, 1), model, model.copy(), _GRABCUT_STEPS, cv2.GC_INIT_WITH_MASK)
+    mask = (trimap == cv2.GC_PR_FGD).astype(np.uint8)
+    inside = cv2.resize(mask, crop.shape[1::-1], interpolation=cv2.INTER_NEAREST) * in_box > 0
+    if not MIN_BOX_COVERAGE <= np.count_nonzero(inside) / np.count_nonzero(in_box) <= _MAX_BOX_COVERAGE:
+        return None
+    result = np.zeros(image.shape[:2], bool)
+    result[top : top + crop.shape[0], left : left + crop.shape[1]] = inside
+    return result
+
+
+def _bounds(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([points.min(0), points.max(0)])
+
+
+def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Intersection over union of two boxes."""
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    shared = float(np.prod(sides.clip(0)))
+    areas: Any = np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])
+    return shared / max(1e-9, float(areas) - shared)

@@ -12,6 +12,7 @@ from typing import Any
 
 import PIL.Image
 import PIL.ImageOps
+from torch.utils.data import Dataset
 
 from augment.artifacts import Image
 from augment.cache import Cache
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _OneImage:
+class _OneImage(Dataset[Image]):
     """A Dataset of the one image, named as its file is."""
 
     path: Path
@@ -46,12 +47,15 @@ class _OneImage:
 
 def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: str | None = None) -> Report:
     """Write `cutout.png`, `bg_only.png` (the plate), `generated_image.png`, `composite.png`, `trace.json` and
-    `pipeline.log` to `folder`; further variants are numbered from `_1`. What is in its `cache` is not computed again.
+    `pipeline.log` to `folder`, and to `steps` in it the image after each object that an enrichment repainted; further
+    variants are numbered from `_1`. What is in its `cache` is not computed again.
 
     The image is turned as its EXIF orientation says. `group` is the object's class, kept out of the background. Raises
     InputError for an image that cannot be read, and what `prewarm` raises.
     """
     image = _read(path)
+    if recipe.enrich:
+        recipe = recipe.changed({"enrich.keep_steps": True})
     folder.mkdir(parents=True, exist_ok=True)
     with _log_to(folder / "pipeline.log"):
         cache = Cache(folder / "cache", codec="png")
@@ -91,16 +95,22 @@ def _write(image: Image, chain: Chain, folder: Path, variants: int) -> dict[str,
         PIL.Image.fromarray(plate).save(folder / "bg_only.png")
     trace["caption"] = chain.artifact("caption", key)
     for variant in range(variants):
-        background = chain.artifact("generate", key, variant)
+        background = chain.artifact(chain.final, key, variant)
         if background is None:
             continue
         suffix = f"_{variant}" if variant else ""
         PIL.Image.fromarray(background).save(folder / f"generated_image{suffix}.png")
         PIL.Image.fromarray(composite(image, matte, background)).save(folder / f"composite{suffix}.png")
+        for step, picture in chain.steps(key, variant):
+            (folder / f"steps{suffix}").mkdir(exist_ok=True)
+            PIL.Image.fromarray(picture).save(folder / f"steps{suffix}" / f"{step}.png")
         made = chain.cache.provenance(chain.name("generate", key, variant)) or {}
         refined = _account(chain.cache.provenance(chain.name("refine", key, variant)))
-        record = {name: made.get(name) for name in ("prompt", "seed", "attempt")}
-        trace["variants"].append({"variant": variant, "refine": refined, "generate": _account(made)} | record)
+        record = {"variant": variant, "refine": refined, "generate": _account(made)} | _drawn(made)
+        if chain.final == "enrich":
+            enriched = chain.cache.provenance(chain.name("enrich", key, variant)) or {}
+            record["enrich"] = {**(_account(enriched) or {}), **_drawn(enriched), "steps": enriched.get("enrich")}
+        trace["variants"].append(record)
     return trace
 
 
@@ -108,6 +118,12 @@ def _account(provenance: Provenance | None) -> Provenance | None:
     """Of an entry's provenance, who made it and how long it took."""
     wanted = ("backend", "version", "settings", "seconds")
     return provenance and {name: provenance.get(name) for name in wanted}
+
+
+def _drawn(provenance: Provenance) -> Provenance:
+    """Of an entry's provenance, what was drawn and what was rejected before it; `guard` is what was looked for."""
+    wanted = ("prompt", "seed", "attempt", "rejected", "guard")
+    return {name: provenance[name] for name in wanted if name in provenance}
 
 
 @contextmanager

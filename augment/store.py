@@ -18,8 +18,8 @@ FORMAT = 1
 class FilledRecipe:
     """A recipe that a store was filled with: enough to find its entries, and to compute more of them.
 
-    `fingerprints` maps a stage's kind to its fingerprint, `variants` is the most backgrounds any image was asked to
-    have.
+    `fingerprints` maps a stage's kind to its fingerprint, "generate" to that of the backgrounds to use: the enriched
+    ones, where the recipe enriches. `variants` is the most backgrounds any image was asked to have.
     """
 
     name: str
@@ -47,6 +47,12 @@ class Store(Protocol):
 
     def recipes(self) -> list[FilledRecipe]:
         """The recipes it was filled with, the latest last."""
+
+    def pool_file(self, recipe: FilledRecipe) -> Path:
+        """The index of images whose backgrounds may serve others (see `augment.pools`)."""
+
+    def paths_file(self) -> Path:
+        """The index from paths to keys (see `augment.paths`); there may be no such file."""
 
 
 def open_store(path: str | Path) -> Store:

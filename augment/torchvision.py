@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,97 +12,168 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvision's own name for it
 
 from augment.artifacts import Image
 from augment.composite import Blend
 from augment.errors import InputError
-from augment.keys import to_rgb
+from augment.keys import image_key, to_rgb
 from augment.labels import Labels
-from augment.sampler import OnMiss, Sampler
+from augment.placement import Move, Placement
+from augment.pools import Source
+from augment.sampler import DRAWS, Draws, OnMiss, Sampler
+from augment.schedules import Chance, Schedule
 from augment.store import Store
 
 if TYPE_CHECKING:
     from augment.recipe import Recipe
 
 
+class Key(str):
+    """The key or the path of a sample's image, to go with it through transforms that change its pixels."""
+
+
 class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """Put the object of an image onto another background, one that `augment.prewarm` made for this image.
+    """Put the object of an image onto another background, one that `augment.prewarm` made.
 
     Put it first in the pipeline: an image is looked up by its decoded pixels, so a transform before it makes every
-    lookup a miss. Takes PIL images (RGB, RGBA, L, LA), uint8 and float tensors (floats scaled 0 … 1, as torchvision
-    does), `tv_tensors.Image`, alone or in any structure that v2 transforms take; returns what it was given. Boxes,
-    masks and keypoints pass through: the object stays where it is.
+    lookup a miss. (Where one must come before that only resizes, let the sample carry a `Key`; see `KeyedImageFolder`.)
+    Takes PIL images (RGB, RGBA, L, LA), uint8 and float tensors (floats scaled 0 … 1, as torchvision does),
+    `tv_tensors.Image`, alone or in any structure that v2 transforms take; returns what it was given. Boxes, masks and
+    keypoints move where the object moves.
 
     Args:
         store: an `augment.Cache`, what `augment.open_store` returns, or a path.
-        p: probability of a sample's background being replaced.
-        on_miss: what to do with an image that the store lacks: "keep" it, "raise" a MissError, or "compute" it here.
-        blend: "alpha", or "feather" for an edge that fades inwards.
+        p: probability of a sample's background being replaced, or a function of the epoch that gives it, such as
+            `augment.schedules.Linear`; then call `set_epoch` before each epoch.
+        source: where backgrounds come from: "own", "pool", "pool:same", "pool:other", any of these with "plates:"
+            before it, a mapping of weights over them, or an `augment.pools.Source`, which explains them all.
+        on_miss: what to do with an image that the store lacks: "keep" it, "compute" what is missing here, "raise" a
+            MissError, or, where only its background is lacking, take one from the "pool".
+        placement: how the object may be moved, an `augment.placement.Placement`; None keeps it where it is. It also
+            stays where a label speaks of anything but the object, or where several images share a sample's labels.
+        blend: "alpha", "feather" for an edge that fades inwards, or "poisson" for one without a step in colour.
         harmonize: how far, 0 to 1, the object's colours move towards the background's.
-        protect_labels: widen the matte to the sample's masks, and keep a sample as it is where its boxes or keypoints
-            say that the matte is not the labelled object.
+        protect_labels: keep every labelled pixel. The matte is widened to the sample's masks; a sample is kept as it
+            is where its boxes or keypoints say that the matte is not the labelled object; and a sample with any such
+            label is blended by alpha alone, without `harmonize`.
         recipe: which of the store's recipes: a name, a TOML file or a Recipe; the latest one where it is None.
 
-    Random numbers come from torch's global generator, so the DataLoader's seeds hold. `counts` tells hits, misses,
-    unusable mattes and samples kept to protect their labels, over all workers.
+    Random numbers come from torch's global generator, so the DataLoader's seeds hold. `counts` tells hits, misses and
+    why samples were kept, over all workers.
     """
+
+    _transformed_types = (torch.Tensor, PIL.Image.Image, Key)
 
     def __init__(
         self,
         store: Store | str | Path,
         *,
-        p: float = 0.5,
+        p: float | Schedule = 0.5,
+        source: str | Mapping[str, float] | Source = "own",
         on_miss: OnMiss = "keep",
+        placement: Placement | None = None,
         blend: Blend = "alpha",
         harmonize: float = 0.0,
         protect_labels: bool = True,
         recipe: str | Path | Recipe | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise InputError(f"p: {p!r} is not within 0 … 1")
+        self._chance = Chance(p)
         self.p = p
+        self.source = source
         self.on_miss = on_miss
+        self.placement = placement
         self.blend = blend
         self.harmonize = harmonize
         self.protect_labels = protect_labels
         self._sampler = Sampler(
-            store, on_miss=on_miss, blend=blend, harmonize=harmonize, protect_labels=protect_labels, recipe=recipe
+            store,
+            source=source,
+            on_miss=on_miss,
+            placement=placement,
+            blend=blend,
+            harmonize=harmonize,
+            protect_labels=protect_labels,
+            recipe=recipe,
         )
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images were "hits", "misses", "unusable" and "protected", in this process and its workers."""
+        """How many images were "hits", "misses" and so on, in this process and its workers.
+
+        "unusable": the matte is; "mismatched": a `Key`'s matte has another shape; "protected: mask" (box, keypoint):
+        kept because of such a label; "unmoved": hits whose labels forbade moving the object.
+        """
         return self._sampler.counts.totals()
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the schedule `p` which epoch begins, in this process and its workers, those that persist too."""
+        self._chance.set_epoch(epoch)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw for the sample whether it is replaced, and look up a composite for each of its images."""
+        """Draw for the sample whether it is replaced, and make a composite of each of its images."""
         images = [leaf for leaf in flat_inputs if _is_image(leaf)]
         # Drawn whether needed or not, so that what is in the store does not change what later transforms draw.
-        chance, *uniforms = torch.rand(1 + len(images)).tolist()
-        if chance >= self.p:
-            return {"composites": {}}
+        chance, *uniforms = torch.rand(1 + DRAWS * len(images), dtype=torch.float64).tolist()
+        if chance >= self._chance.now():
+            return {"composites": {}, "move": None}
         labels = [_labels(leaf) for leaf in flat_inputs if not _is_image(leaf)]
-        composites = {}
-        for leaf, uniform in zip(images, uniforms, strict=True):
+        key = next((str(leaf) for leaf in flat_inputs if isinstance(leaf, Key)), None)
+        composites, move = {}, None
+        for number, leaf in enumerate(images):
             write_back = _writer(leaf)
-            composite = self._sampler.replace(to_rgb(leaf), uniform, labels)
+            draws = Draws.of(uniforms[DRAWS * number : DRAWS * (number + 1)])
+            composite = self._sampler.replace(
+                to_rgb(leaf), draws, labels, key, movable=len(images) == 1 or not any(labels)
+            )
             if composite is not None:
-                composites[id(leaf)] = write_back(composite)
-        return {"composites": composites}
+                composites[id(leaf)] = write_back(composite.image)
+                move = composite.move
+        return {"composites": composites, "move": move}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The image's composite, or the leaf as it came."""
+        """The image's composite, a label moved with its object, or the leaf as it came."""
+        if params["move"] is not None and not _is_image(inpt):
+            return _moved(inpt, params["move"])
         return params["composites"].get(id(inpt), inpt)
 
     def extra_repr(self) -> str:
-        return f"{self._sampler.store}, recipe={self._sampler.filled.name}, {super().extra_repr()}"
+        # torchvision itself leaves out what is not a number or a text.
+        more = [
+            f"{name}={getattr(self, name)}"
+            for name in ("p", "source", "placement")
+            if _is_compound(getattr(self, name))
+        ]
+        return ", ".join([f"{self._sampler.store}", f"recipe={self._sampler.filled.name}", super().extra_repr(), *more])
+
+
+class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """An ImageFolder that hands each image to its transform with its Key, so that `ReplaceBackground` may come later.
+
+    `transform` has to be a v2 transform (or Compose), which takes any number of inputs; before `ReplaceBackground` it
+    may resize and convert, but neither crop nor flip. With a `loader` of your own, whose pixels may differ from those
+    that were prewarmed, the key is the file's path.
+    """
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        path, target = self.samples[index]
+        image = self.loader(path)
+        if self.transform is not None:
+            key = Key(image_key(image) if self.loader is default_loader else path)
+            image = self.transform(image, key)[0]
+        return image, target if self.target_transform is None else self.target_transform(target)
+
+
+def _is_compound(value: Any) -> bool:
+    return value is not None and not isinstance(value, str | int | float)
 
 
 def _is_image(leaf: Any) -> bool:
-    labels = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video)
+    labels = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video, Key)
     return not isinstance(leaf, labels)
 
 
@@ -110,20 +181,51 @@ def _labels(leaf: Any) -> Labels:
     """What a tv_tensor says of where objects are; a video says nothing."""
     if isinstance(leaf, tv_tensors.Mask):
         mask = leaf.detach().cpu().numpy() != 0
-        return Labels(mask=mask.reshape(-1, *mask.shape[-2:]).any(0))
+        return Labels(masks=mask.reshape(-1, *mask.shape[-2:]))
     if isinstance(leaf, tv_tensors.BoundingBoxes):
         return Labels(boxes=_upright_boxes(leaf))
     if isinstance(leaf, tv_tensors.KeyPoints):
-        return Labels(points=leaf.cpu().numpy().reshape(-1, 2).astype(np.float64))
+        return Labels(points=_float_array(leaf).reshape(-1, 2))
     return Labels()
 
 
 def _upright_boxes(boxes: tv_tensors.BoundingBoxes) -> NDArray[np.float64]:
     if not tv_tensors.is_rotated_bounding_format(boxes.format):
-        upright = F.convert_bounding_box_format(boxes, new_format="XYXY")
-        return np.asarray(upright.cpu().numpy().reshape(-1, 4), np.float64)
-    corners = F.convert_bounding_box_format(boxes, new_format="XYXYXYXY").cpu().numpy().reshape(-1, 4, 2)
-    return np.concatenate([corners.min(1), corners.max(1)], axis=1).astype(np.float64)
+        return _float_array(F.convert_bounding_box_format(boxes, new_format="XYXY")).reshape(-1, 4)
+    corners = _float_array(F.convert_bounding_box_format(boxes, new_format="XYXYXYXY")).reshape(-1, 4, 2)
+    return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+
+
+def _moved(label: Any, move: Move) -> Any:
+    """A label that lies on an object that moved; it keeps its type, format and element type."""
+    if isinstance(label, tv_tensors.Mask):
+        masks = move.masks(label.detach().cpu().numpy())
+        return tv_tensors.wrap(torch.from_numpy(masks).to(label.device), like=label)
+    if isinstance(label, tv_tensors.KeyPoints):
+        return tv_tensors.wrap(_like(move.points(_float_array(label)), label), like=label)
+    if not isinstance(label, tv_tensors.BoundingBoxes):
+        return label
+    if not tv_tensors.is_rotated_bounding_format(label.format):
+        between, moved = "XYXY", move.boxes(_upright_boxes(label))
+    else:
+        between = "XYXYXYXY"
+        corners = _float_array(F.convert_bounding_box_format(label, new_format=between)).reshape(-1, 4, 2)
+        moved = move.corners(corners)
+        if np.linalg.det(move.matrix[:, :2]) < 0:
+            moved = moved[:, [1, 0, 3, 2]]  # mirrored, the first corner is the second
+        moved = moved.reshape(-1, 8)
+    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(moved), format=between, canvas_size=label.canvas_size)
+    boxes = F.convert_bounding_box_format(boxes, new_format=label.format)
+    return tv_tensors.wrap(_like(_float_array(boxes), label).reshape(label.shape), like=label)
+
+
+def _float_array(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return np.asarray(tensor.detach().cpu().double().numpy(), np.float64)
+
+
+def _like(values: NDArray[np.float64], tensor: torch.Tensor) -> torch.Tensor:
+    found = torch.from_numpy(values)
+    return (found if tensor.dtype.is_floating_point else found.round()).to(tensor.dtype).to(tensor.device)
 
 
 def _writer(image: Any) -> Callable[[Image], Any]:

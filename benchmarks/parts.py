@@ -52,6 +52,12 @@ def smollm2() -> Path:
     return _part("smollm2", _fetch_smollm2) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+def albumentationsx() -> Path:
+    """AlbumentationsX (AGPL) and what it alone needs, in a folder for PYTHONPATH: it cannot be installed beside
+    albumentations."""
+    return _part("albumentationsx", _fetch_albumentationsx)
+
+
 def _part(name: str, fetch: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, filled by `fetch` where it is not there; it appears whole or not at all."""
     folder = root() / name
@@ -134,14 +140,20 @@ def _fetch_smollm2(folder: Path) -> None:
     _client(*rewrite, original, str(folder / Path(original).name), cwd=scratch)
 
 
+def _fetch_albumentationsx(folder: Path) -> None:
+    # Without dependencies, which would bring along another NumPy and OpenCV; those two are its own.
+    pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder))
+    _client(*pip, "albumentationsx==2.5.1", "albucore==0.2.21", "numkong", cwd=folder.parent)
+
+
 def main() -> int:
     missing = 0
-    for part in (stamps, wallpapers, isnet, smollm2):
+    for part in (stamps, wallpapers, isnet, smollm2, albumentationsx):
         try:
-            print(f"{part.__name__:<12}{part()}", flush=True)
+            print(f"{part.__name__:<16}{part()}", flush=True)
         except PartMissing as error:
             missing += 1
-            print(f"{part.__name__:<12}missing: {error}", flush=True)
+            print(f"{part.__name__:<16}missing: {error}", flush=True)
     return min(missing, 1)
 
 

@@ -46,3 +46,9 @@ def isnet() -> Path:
 def smollm2() -> Path:
     """The SmolLM2 GGUF file that GPT4All loads."""
     return _real(parts.smollm2)
+
+
+@pytest.fixture(scope="session")
+def albumentationsx() -> Path:
+    """A folder for PYTHONPATH that has AlbumentationsX in the place of albumentations."""
+    return _real(parts.albumentationsx)

@@ -1,5 +1,6 @@
 """The examples run as they are."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from augment import Recipe
+from tests import enriching
 from tests.pictures import scene, write_folder
+from tests.webui_server import WebUiServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -37,6 +41,56 @@ def test_own_masks_uses_a_folder_and_a_dataset(tmp_path):
     out = run("own_masks.py", tmp_path / "images", tmp_path / "masks", "--cache", tmp_path / "cache")
     assert out.count("3 images: 3 complete") == 2
     assert "'hits': 3, 'misses': 0" in out
+
+
+def test_contextual_runs_the_prototypes_prompt_against_what_is_configured(tmp_path, monkeypatch, capsys):
+    enriching.register(monkeypatch)
+    with WebUiServer() as server:
+        server.answer = '{"person": "a woman in a grey coat, walking", "car": "a parked yellow taxi"}'
+        recipe = Recipe.load("webui").changed(
+            {
+                "generate.base_url": server.url,
+                "enrich.inpainter.base_url": server.url,
+                "enrich.chat.base_url": f"{server.url}/v1",
+                "enrich.detector": {"backend": "set", "labels": ["person", "car"]},
+            }
+        )
+        (tmp_path / "mine.toml").write_text(recipe.to_toml())
+        arguments = ["-o", tmp_path / "out", "--recipe", tmp_path / "mine.toml", "--depth", "2", "--size", "96", "80"]
+        monkeypatch.setattr(sys, "argv", ["contextual.py", *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / "contextual.py"), run_name="__main__")
+        assert server.of("txt2img")[0]["prompt"] == "full body, city background, walking"
+    assert "round 2, car: car, a parked yellow taxi (llm)" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written >= {"0-generated.png", "1-person.png", "1-car.png", "2-person.png", "2-car.png", "trace.json"}
+
+
+def test_huggingface_datasets_replaces_in_workers(tmp_path):
+    write_folder(tmp_path / "images", 6)
+    out = run("huggingface_datasets.py", tmp_path / "images", "--cache", tmp_path / "cache", "--size", 32)
+    assert out.startswith("6 images: ")
+    assert "(6, 3, 32, 32) ['ball', 'ball', 'ball', 'cup', 'cup', 'cup']" in out
+    assert "'misses': 0" in out
+
+
+def test_detection_moves_boxes_with_their_objects(tmp_path):
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for number in range(4):
+        image, matte = scene(number)
+        PIL.Image.fromarray(image).save(root / "JPEGImages" / f"{number}.jpg", quality=95)
+        left, top, right, bottom = PIL.Image.fromarray((matte > 127).astype("uint8")).getbbox()
+        box = f"<xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
+        (root / "Annotations" / f"{number}.xml").write_text(
+            f"<annotation><size><width>{image.shape[1]}</width><height>{image.shape[0]}</height></size>"
+            f"<object><name>sheep</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    (root / "ImageSets" / "Main" / "train.txt").write_text("".join(f"{number}\n" for number in range(4)))
+    out = run("detection.py", tmp_path, "--cache", tmp_path / "cache", "--workers", 1)
+    assert "'hits': 4, 'misses': 0" in out
+    assert "'unmoved': 0" in out
+    assert out.count("[17]") == 4  # a sheep's label
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -273,7 +273,15 @@ def test_what_no_item_can_escape_ends_the_work(status: int, words: str) -> None:
 def test_a_server_that_is_not_there_is_named() -> None:
     with ChatServer() as server:
         url = server.url
-    stage = Endpoint(model="words", base_url=url, retries=0)
-    for call in (stage.check, lambda: ask(stage, 6)):
-        with pytest.raises(WeightsError, match=f"{re.escape(url)}: no server answers there"):
-            call()
+    with pytest.raises(WeightsError, match=f"{re.escape(url)}: no server answers there .*base_url"):
+        Endpoint(model="words", base_url=url, retries=0).check()
+
+
+def test_a_server_that_goes_away_fails_the_items_and_the_later_ones_do_not_wait() -> None:
+    with ChatServer() as server:
+        stage = Endpoint(model="words", base_url=server.url, retries=1, concurrency=1)
+        assert isinstance(ask(stage)[0], Prompt)
+    started = time.monotonic()
+    failed = ask(stage, 20)
+    assert all(isinstance(item, ItemFailed) and "no server answers there" in str(item) for item in failed)
+    assert time.monotonic() - started < 5  # a pause for each of them would be 10 s or more

@@ -99,7 +99,9 @@ def test_accepted_mattes_of_photographs_are_good(stamps: Path, wallpapers: Path)
 
 def test_scenes_are_the_same_for_the_same_seed(stamps: Path, wallpapers: Path) -> None:
     one, same, other = (list(scenes(3, size=64, seed=seed)) for seed in (5, 5, 6))
-    assert all(np.array_equal(a.image, b.image) and np.array_equal(a.alpha, b.alpha) for a, b in zip(one, same, strict=True))
+    assert all(
+        np.array_equal(a.image, b.image) and np.array_equal(a.alpha, b.alpha) for a, b in zip(one, same, strict=True)
+    )
     assert [made.name for made in one] != [made.name for made in other]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from dataclasses import replace as replace_stage
 
 import cv2
 import numpy as np
@@ -18,7 +19,9 @@ from augment.chain import Chain
 from augment.composite import composite
 from augment.errors import InputError, MissError, StoreError
 from augment.keys import image_key
-from augment.torchvision import ReplaceBackground
+from augment.placement import Placement
+from augment.schedules import Cosine, Linear
+from augment.torchvision import Key, KeyedImageFolder, ReplaceBackground
 from tests import simple
 from tests.pictures import scene, write_folder
 
@@ -58,6 +61,11 @@ def possible(cache, image):
     chain, key, pixels = Chain(simple.recipe(), cache), image_key(image), np.asarray(image)
     matte = chain.artifact("remove", key)
     return [composite(pixels, matte, chain.artifact("generate", key, v)) for v in range(VARIANTS)]
+
+
+def counted(replace):
+    """The counts that are not 0."""
+    return {name: count for name, count in replace.counts.items() if count}
 
 
 def is_one_of(pixels, expected, tolerance=0):
@@ -164,23 +172,23 @@ def test_no_labelled_pixel_is_ever_painted_over(cache, image):
 
 
 @pytest.mark.parametrize(
-    "label",
+    ("label", "reason"),
     [
-        tv_tensors.BoundingBoxes([[0, 0, 20, 20]], format="XYXY", canvas_size=(96, 112)),
-        tv_tensors.BoundingBoxes([[10.0, 10.0, 12.0, 12.0, 30.0]], format="CXCYWHR", canvas_size=(96, 112)),
-        tv_tensors.KeyPoints([[3, 3]], canvas_size=(96, 112)),
-        tv_tensors.KeyPoints([[300, 3]], canvas_size=(96, 112)),
-        tv_tensors.Mask(torch.ones(40, 40)),
-        tv_tensors.Mask(torch.ones(96, 112)),
+        (tv_tensors.BoundingBoxes([[0, 0, 20, 20]], format="XYXY", canvas_size=(96, 112)), "box"),
+        (tv_tensors.BoundingBoxes([[10.0, 10.0, 12.0, 12.0, 30.0]], format="CXCYWHR", canvas_size=(96, 112)), "box"),
+        (tv_tensors.KeyPoints([[3, 3]], canvas_size=(96, 112)), "keypoint"),
+        (tv_tensors.KeyPoints([[300, 3]], canvas_size=(96, 112)), "keypoint"),
+        (tv_tensors.Mask(torch.ones(40, 40)), "mask"),
+        (tv_tensors.Mask(torch.ones(96, 112)), "mask"),
     ],
     ids=["box", "rotated box", "point", "point outside", "mask of another size", "mask of everything"],
 )
-def test_a_label_that_the_matte_does_not_hold_keeps_the_sample_as_it_is(cache, image, label):
-    replace = ReplaceBackground(cache, p=1)
+def test_a_label_that_the_matte_does_not_hold_keeps_the_sample_as_it_is(cache, image, label, reason):
+    replace = ReplaceBackground(cache, p=1, placement=Placement(translate="uniform"))
     result, after = replace(image, label)
     assert result is image
     assert after is label
-    assert replace.counts == {"hits": 0, "misses": 0, "unusable": 0, "protected": 1}
+    assert counted(replace) == {f"protected: {reason}": 1}
 
 
 def test_p_is_the_share_that_is_replaced(cache, image):
@@ -293,7 +301,8 @@ def test_no_warning_when_one_of_them_was_found(cache, image, caplog):
     ("arguments", "message"),
     [
         ({"p": 1.5}, "p: 1.5"),
-        ({"on_miss": "ignore"}, "on_miss: 'ignore' is not one of keep, raise, compute"),
+        ({"p": lambda epoch: 2}, "p: 2 is not within"),
+        ({"on_miss": "ignore"}, "on_miss: 'ignore' is not one of keep, pool, compute, raise"),
         ({"blend": "magic"}, "blend: 'magic'"),
         ({"harmonize": 2}, "harmonize: 2"),
     ],
@@ -326,7 +335,9 @@ def test_the_latest_recipe_serves_unless_another_is_named(tmp_path, image):
 def test_its_repr_is_like_torchvisions(cache):
     text = repr(ReplaceBackground(cache, p=0.25, blend="feather"))
     assert text.startswith("ReplaceBackground(Cache('")
-    assert "recipe=simple, p=0.25, on_miss=keep, blend=feather, harmonize=0.0, protect_labels=True" in text
+    assert "recipe=simple, p=0.25, source=own, on_miss=keep, blend=feather, harmonize=0.0, protect_labels=True" in text
+    text = repr(ReplaceBackground(cache, p=Linear(0, 1, 9), placement=Placement(flip=0.5)))
+    assert "p=Linear(start=0, end=1, epochs=9), placement=Placement(scale=(1.0, 1.0), " in text
 
 
 def test_it_works_inside_a_compose_and_survives_pickling(cache, image):
@@ -363,4 +374,170 @@ def test_workers_hit_always_differ_between_epochs_and_repeat_with_the_seed(fille
     epochs = runs[0]
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert sum(a != b for a, b in zip(epochs[0], epochs[1], strict=True)) >= 2
-    assert replace.counts == {"hits": 48, "misses": 0, "unusable": 0, "protected": 0}
+    assert counted(replace) == {"hits": 48}
+
+
+def test_the_number_of_draws_is_the_same_whatever_is_asked_and_found(cache, image):
+    draws = set()
+    other = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
+    for source in ("own", "pool:other", {"plates:pool": 1, "own": 3}):
+        for placement in (None, Placement(scale=(0.5, 2), translate="uniform", flip=0.5, rotate=30)):
+            for one in (image, other):
+                torch.manual_seed(3)
+                ReplaceBackground(cache, p=0.5, source=source, placement=placement)(one)
+                draws.add(torch.rand(1).item())
+    assert len(draws) == 1
+
+
+# --- Schedules --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [(Linear(0.2, 1.0, 5), [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]), (Cosine(0.0, 1.0, 3), [0.0, 0.5, 1.0, 1.0, 1.0, 1.0])],
+)
+def test_a_schedule_goes_from_its_start_to_its_end_and_stays_there(cache, schedule, expected):
+    replace = ReplaceBackground(cache, p=pickle.loads(pickle.dumps(schedule)))
+    found = []
+    for epoch in range(6):
+        replace.set_epoch(epoch)
+        found.append(replace._chance.now())
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("settings", [(-0.1, 1, 3), (0, 1.1, 3), (0, 1, 0)])
+def test_a_schedule_that_cannot_be_is_refused(settings):
+    with pytest.raises(InputError):
+        Linear(*settings)
+    with pytest.raises(InputError):
+        Cosine(*settings)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_that_persist_follow_the_epoch(filled, method):
+    cache, paths = filled
+    replace = ReplaceBackground(cache, p=Linear(0, 1, 2))
+    loader = DataLoader(
+        Scenes(paths, replace), 4, num_workers=1, multiprocessing_context=method, persistent_workers=True
+    )
+    hits = []
+    for epoch in (0, 1, 0):
+        replace.set_epoch(epoch)
+        assert sum(len(batch) for batch in loader) == 8
+        hits.append(replace.counts["hits"])
+    assert hits == [0, 8, 8]
+
+
+# --- Keys -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["key", "path", "relative path"])
+def test_a_resized_image_is_found_by_its_key_or_path(filled, image, name, monkeypatch):
+    cache, paths = filled
+    monkeypatch.chdir(paths[0].parent)
+    key = {"key": image_key(image), "path": str(paths[0]), "relative path": paths[0].name}[name]
+    small = image.resize((56, 48), PIL.Image.Resampling.BOX)
+    replace = ReplaceBackground(cache, p=1)
+    result, after = replace(small, Key(key))
+    assert after == key
+    assert counted(replace) == {"hits": 1}
+    halves = [F.resize(PIL.Image.fromarray(one), [48, 56]) for one in possible(cache, image)]
+    errors = [np.abs(np.asarray(half, int) - np.asarray(result)).mean() for half in halves]
+    assert min(errors) < 4
+
+
+def test_a_crop_under_a_key_is_not_a_resize_and_stays_as_it_is(cache, image):
+    crop = image.crop((0, 0, 96, 50))
+    replace = ReplaceBackground(cache, p=1)
+    assert replace(crop, Key(image_key(image)))[0] is crop
+    assert counted(replace) == {"mismatched": 1}
+
+
+def test_an_unknown_key_or_path_is_a_miss_that_is_noted(filled, image, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        simple.register(patch)
+        cache = Cache(tmp_path / "c")
+        prewarm([image], cache, simple.recipe(), workers=0, progress=False)
+    replace = ReplaceBackground(cache, p=1)
+    for name in ("0" * 32, "/nowhere/1.png"):
+        replace(image, Key(name))
+    assert counted(replace) == {"misses": 2}
+    assert cache.misses(cache.recipes()[-1]).read() == {"0" * 32, "/nowhere/1.png"}
+
+
+def test_a_file_that_exif_turns_is_found_by_its_path_in_either_form(tmp_path):
+    upright = PIL.Image.fromarray(scene(3)[0])
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "images" / "turned.png"
+    path.parent.mkdir()
+    upright.save(path, exif=exif)
+    prewarm(tmp_path / "images", tmp_path / "cache", simple.recipe(), workers=0, progress=False)
+    replace = ReplaceBackground(tmp_path / "cache", p=1)
+    for form in (upright, upright.transpose(PIL.Image.Transpose.ROTATE_270)):
+        replace(form.resize([side * 3 // 4 for side in form.size]), Key(path))
+    assert counted(replace) == {"hits": 2}
+
+
+@pytest.mark.parametrize("own_loader", [False, True])
+def test_a_keyed_folder_lets_a_resize_come_first(filled, own_loader):
+    cache, paths = filled
+    replace = ReplaceBackground(cache, p=1)
+    transform = v2.Compose([v2.Resize((48, 56)), v2.PILToTensor(), replace, v2.RandomCrop(32)])
+    loader = {"loader": lambda path: PIL.Image.open(path).convert("RGB").point(lambda v: v ^ 1)} if own_loader else {}
+    dataset = KeyedImageFolder(paths[0].parents[1], transform, **loader)
+    image, target = dataset[5]
+    assert image.shape == (3, 32, 32)
+    assert target == dataset.targets[5]
+    assert counted(replace) == {"hits": 1}
+    assert KeyedImageFolder(paths[0].parents[1])[0][0].size == (112, 96)
+
+
+# --- Misses -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_background_is_taken_from_the_pool_where_asked(filled, image, tmp_path):
+    paths = filled[1]
+    holes = Cache(tmp_path / "c")
+    prewarm(paths[:3], holes, simple.recipe(), workers=0, progress=False)
+    fingerprint = holes.recipes()[-1].fingerprints["generate"]
+    holes.delete(f"background/{fingerprint}/{image_key(image)}/0")
+    assert ReplaceBackground(holes, p=1)(image) is image
+    replace = ReplaceBackground(holes, p=1, on_miss="pool")
+    assert replace(image) is not image
+    stranger = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
+    assert replace(stranger) is stranger
+    assert counted(replace) == {"hits": 1, "misses": 1}
+
+
+class CudaGenerator(simple.NoiseGenerator):
+    backend = "cuda noise"
+
+    def where(self):
+        return "cuda:0"
+
+
+class FailsInWorker(Dataset):
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            self.transform(PIL.Image.fromarray(scene(index)[0]))
+        except InputError as error:
+            return str(error)
+        return "computed"
+
+
+def test_computing_on_cuda_in_a_forked_worker_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(simple.BACKENDS["generate"], CudaGenerator.backend, CudaGenerator)
+    recipe = replace_stage(simple.recipe(), generate=CudaGenerator())
+    replace = ReplaceBackground(Cache(tmp_path / "c"), p=1, on_miss="compute", recipe=recipe)
+    for bad_fork, expected in ((True, "generate (cuda noise) needs CUDA, which a forked"), (False, "computed")):
+        monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda bad=bad_fork: bad)
+        loader = DataLoader(FailsInWorker(replace), None, num_workers=1, multiprocessing_context="fork")
+        (answer,) = list(loader)
+        assert expected in answer

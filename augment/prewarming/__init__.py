@@ -26,6 +26,7 @@ def prewarm(
     workers: int | None = None,
     groups: Sequence[str | None] | None = None,
     progress: bool = True,
+    missing: bool = False,
 ) -> Report:
     """Compute for every image what the cache lacks. Safe to stop at any moment and to run again.
 
@@ -38,6 +39,7 @@ def prewarm(
         variants: backgrounds for each image.
         workers: processes that decode, and threads for stages without a model; None is one a core, 0 none.
         groups: the class of each image, by position; it is kept out of the background.
+        missing: only those of `images` that training looked up in vain (the store notes them).
         progress: show a bar a stage on standard error (plain lines where that is not a terminal).
 
     Returns the counts; a bad image is listed in `failures` and the rest goes on. Raises InputError for an argument that
@@ -50,7 +52,7 @@ def prewarm(
         raise InputError(f"workers: {workers} is negative; 0 decodes in this process")
     source = open_source(images, groups)
     chain = Chain(as_recipe(recipe), cache if isinstance(cache, Cache) else Cache(cache))
-    for stage in chain.recipe.stages.values():
-        stage.check()
+    chain.check()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return LocalRun(source, chain, variants, available if workers is None else workers, progress).run()
+    wanted = chain.cache.misses(chain.filled(variants)).read() if missing else None
+    return LocalRun(source, chain, variants, available if workers is None else workers, progress, wanted).run()

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from types import FrameType
 
-from augment.chain import NEEDS_IMAGE, Chain, Outcome, Work
+from augment.chain import NEEDS_IMAGE, PER_VARIANT, Chain, Outcome, Work
+from augment.pools import PoolEntry
 from augment.prewarming.progress import bar
 from augment.prewarming.report import Report, StageReport
 from augment.prewarming.source import Failure, Source, load
-from augment.stages import KINDS
+from augment.stages.base import Item
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,21 @@ class LocalRun:
     """One prewarm. Stage by stage: each model is loaded once, used over everything that lacks its artifact, and
     freed."""
 
-    def __init__(self, source: Source, chain: Chain, variants: int, workers: int, shown: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        chain: Chain,
+        variants: int,
+        workers: int,
+        shown: bool,
+        wanted: Set[str] | None = None,
+    ) -> None:
         self.source, self.chain, self.variants, self.workers, self.shown = source, chain, variants, workers, shown
+        self.wanted = wanted  # keys and paths, of which alone the images are computed; None: of all
         self.report = Report()
         self.entries: dict[str, _Entry] = {}  # by key: the same image in two places is computed once
         self.usable: dict[str, tuple[int, int]] = {}  # key to size
+        self.coverage: dict[str, float] = {}  # of the usable ones
         self.failed: set[tuple[str, int | None]] = set()  # later stages leave these alone
         self.stopped = threading.Event()
 
@@ -55,7 +68,7 @@ class LocalRun:
         """Raises Interrupted, WeightsError, StoreError; whatever was computed until then is kept."""
         self.chain.remember(self.variants)
         with _stop_on_interrupt(self.stopped):
-            for kind in KINDS:
+            for kind in self.chain.recipe.stages:
                 if not self.stopped.is_set():
                     self._stage(kind)
         self._count_complete()
@@ -77,7 +90,7 @@ class LocalRun:
                 with bar(kind, len(missing), self.shown) as shown:
                     self._compute(kind, self._with_images(missing) if kind in NEEDS_IMAGE else missing, shown.advance)
         finally:
-            self.chain.recipe.stages[kind].unload()
+            self.chain.unload(kind)
             report.seconds = time.perf_counter() - started
 
     def _scan(self, report: StageReport, advance: Callable[[int], None]) -> Iterator[Work]:
@@ -86,7 +99,7 @@ class LocalRun:
             if loaded.failure:
                 self.report.failures.append(loaded.failure)
             for item in loaded.items:
-                if item.key in self.entries:
+                if item.key in self.entries or not self._is_wanted(item):
                     continue
                 self.entries[item.key] = _Entry(loaded.index, item.source, item.group)
                 if self.chain.missing("remove", item.key, self.variants):
@@ -94,6 +107,11 @@ class LocalRun:
                 else:
                     report.found += 1
             advance(1)
+
+    def _is_wanted(self, item: Item) -> bool:
+        if self.wanted is None or item.key in self.wanted:
+            return True
+        return item.source is not None and os.path.abspath(item.source) in self.wanted
 
     def _sort_out(self) -> None:
         """Which mattes may be used."""
@@ -105,6 +123,7 @@ class LocalRun:
                 self.report.unusable[matte.unusable.split(":")[0]] += 1
             elif matte is not None:
                 self.usable[key] = matte.size
+                self.coverage[key] = matte.coverage
 
     def _missing(self, kind: str, report: StageReport) -> list[Work]:
         """What lacks this stage's artifact, and had no failure before."""
@@ -116,7 +135,7 @@ class LocalRun:
             entry = self.entries[key]
             variants = self.chain.missing(kind, key, self.variants)
             works += [Work(key, v, entry.group, entry.source) for v in variants if (key, v) not in self.failed]
-            report.found += (self.variants if kind in ("refine", "generate") else 1) - len(variants)
+            report.found += (self.variants if kind in PER_VARIANT else 1) - len(variants)
         return works
 
     def _with_images(self, works: list[Work]) -> Iterator[Work]:
@@ -134,10 +153,11 @@ class LocalRun:
         """Run the stage, batch by batch in one thread where it has a model, image by image in several where it has
         none."""
         stage = self.chain.recipe.stages[kind]
-        threads = max(1, self.workers) if stage.parallel else 1
+        parallel = self.chain.parallel(kind)
+        threads = max(1, self.workers) if parallel else 1
         pending: set[Future[Outcome]] = set()
         with ThreadPoolExecutor(threads, thread_name_prefix=f"augment-{kind}") as pool:
-            for batch in _batches(works, 1 if stage.parallel else stage.batch):
+            for batch in _batches(works, 1 if parallel else stage.batch):
                 if self.stopped.is_set():
                     break
                 pending.add(pool.submit(self.chain.run, kind, batch))
@@ -161,8 +181,9 @@ class LocalRun:
             advance(outcome.computed + len(outcome.failed))
 
     def _count_complete(self) -> None:
-        complete = {key for key in self.usable if not self.chain.missing("generate", key, self.variants)}
+        complete = {key for key in self.usable if not self.chain.missing(self.chain.final, key, self.variants)}
         self.report.complete = len(complete)
+        self._index(complete)
         broken = {key for key, _ in self.failed}
         if not self.stopped.is_set() and (gone := self.usable.keys() - complete - broken):
             logger.warning(
@@ -170,6 +191,20 @@ class LocalRun:
                 len(gone),
                 self.chain.cache,
             )
+
+    def _index(self, complete: set[str]) -> None:
+        """Let other images draw from those that are complete, and strike from the misses what is none any more."""
+        cache, filled = self.chain.cache, self.chain.filled(self.variants)
+        group_of = {key: self.entries[key].group for key in complete}
+        cache.add_to_pool(
+            filled, {key: PoolEntry(group_of[key], self.coverage[key], self.variants) for key in complete}
+        )
+        # A Dataset's item that has no path is called by its number.
+        paths = [(e.source, key) for key, e in self.entries.items() if e.source and Path(e.source).suffix]
+        cache.add_paths(paths)
+        unusable = self.entries.keys() - self.usable.keys() - {key for key, _ in self.failed}
+        settled = complete | unusable
+        cache.misses(filled).remove(settled | {os.path.abspath(path) for path, key in paths if key in settled})
 
 
 def _batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:

@@ -1,8 +1,10 @@
-"""The five stages of the chain, and the backends that can fill each of them."""
+"""The stages of the chain, five that every recipe has and two that it may have, and the backends of each."""
 
 from augment.stages.base import Stage
 from augment.stages.caption import BACKENDS as CAPTIONERS
+from augment.stages.enrich import BACKENDS as ENRICHERS
 from augment.stages.generate import BACKENDS as GENERATORS
+from augment.stages.guard import BACKENDS as GUARDS
 from augment.stages.inpaint import BACKENDS as INPAINTERS
 from augment.stages.refine import BACKENDS as REFINERS
 from augment.stages.remove import BACKENDS as REMOVERS
@@ -13,5 +15,8 @@ BACKENDS: dict[str, dict[str, type[Stage]]] = {
     "caption": CAPTIONERS,
     "refine": REFINERS,
     "generate": GENERATORS,
+    "enrich": ENRICHERS,
+    "guard": GUARDS,
 }
-KINDS = tuple(BACKENDS)
+OPTIONAL = ("enrich", "guard")
+KINDS = tuple(kind for kind in BACKENDS if kind not in OPTIONAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -41,6 +42,7 @@ class Stage:
     version: ClassVar[int] = 1  # raised when the same settings come to give another result
     execution_only: ClassVar[frozenset[str]] = frozenset()  # settings that say how to run, not what comes out
     parallel: ClassVar[bool] = False  # plain functions on arrays: may be called from several threads at once
+    parts: ClassVar[Mapping[str, Mapping[str, type[Stage]]]] = {}  # settings that are stages, and their backends
 
     @property
     def batch(self) -> int:
@@ -60,7 +62,8 @@ class Stage:
         return None
 
     def where(self) -> str:
-        """The device that it will run on, or the server that it asks. Raises WeightsError where there is no such device."""
+        """The device that it will run on, or the server that it asks. Raises WeightsError where there is no such
+        device."""
         return pick_device(getattr(self, "device", None) or "cpu")
 
     def unload(self) -> None:
@@ -68,6 +71,8 @@ class Stage:
         names = {f.name for f in fields(self)}  # type: ignore[arg-type]
         for name in [name for name in self.__dict__ if name not in names]:
             del self.__dict__[name]
+        for name in self.parts:
+            getattr(self, name).unload()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.settings()

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,11 @@ class EndpointStage(Stage):
     batch_size = 32  # enough to keep the questions in flight
 
     @cached_property
+    def _down(self) -> threading.Event:
+        """Set while the server cannot be reached: then the next items fail at once, not each after all its retries."""
+        return threading.Event()
+
+    @cached_property
     def _client(self) -> Any:
         check_libraries(["openai"])
         import openai
@@ -146,23 +152,27 @@ class EndpointStage(Stage):
         try:
             client.models.list()
         except openai.APIConnectionError as error:
-            raise self._unreachable(error) from error
+            raise WeightsError(f"{self._unreachable(error)}; start it or correct base_url") from error
         except (openai.OpenAIError, ValueError) as error:  # not every server lists its models, but this one answers
             logger.debug("%s does not list its models: %s", self.base_url, error)
 
     def chat(self, messages: Sequence[Message], seed: int = 0) -> str:
-        """Ask the server; see `Chat`."""
+        """Ask the server; see `Chat`. A server that is gone fails the item: `check` has reached it before the work
+        began, and it may come back."""
         import openai
 
         options = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed & 0x7FFFFFFF}
         while True:
+            client = self._client.with_options(max_retries=0) if self._down.is_set() else self._client
             try:
-                completion = self._client.chat.completions.create(model=self.model, messages=messages, **options)
+                completion = client.chat.completions.create(model=self.model, messages=messages, **options)
+                self._down.clear()
                 break
             except openai.APITimeoutError as error:
                 raise ItemFailed(f"{self.base_url}: no answer in {self.timeout:g} s") from error
             except openai.APIConnectionError as error:
-                raise self._unreachable(error) from error
+                self._down.set()
+                raise ItemFailed(self._unreachable(error)) from error
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise WeightsError(
                     f"{self.base_url} refuses the key (HTTP {error.status_code}): set OPENAI_API_KEY"
@@ -204,10 +214,8 @@ class EndpointStage(Stage):
         finally:
             executor.shutdown(cancel_futures=True)  # where one question ends the work, the others need not be put
 
-    def _unreachable(self, error: Exception) -> WeightsError:
-        return WeightsError(
-            f"{self.base_url}: no server answers there ({error.__cause__ or error}); start it or correct base_url"
-        )
+    def _unreachable(self, error: Exception) -> str:
+        return f"{self.base_url}: no server answers there ({error.__cause__ or error})"
 
 
 @contextmanager

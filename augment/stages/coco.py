@@ -7,42 +7,49 @@ adds to it, or overrides it, with `[guard.equivalents]`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from augment.stages.refine.answers import class_pattern, class_words
 
 # One word or several, singular; "golden retriever" is found by its last word.
 SYNONYMS: dict[str, str] = {
     "person": "people, human, pedestrian, man, woman, child, kid, boy, girl, baby, lady, guy, player, worker, "
-    "cyclist, rider, skier, diver, scuba diver, groom, bridegroom, astronaut, ballplayer, actor, actress, doctor, nurse, "
-    "soldier, policeman, firefighter, portrait, selfie, face, pose, model, family, crowd, tourist, student",
+    "cyclist, rider, skier, diver, scuba diver, groom, bridegroom, astronaut, ballplayer, actor, actress, "
+    "doctor, nurse, soldier, policeman, firefighter, portrait, selfie, face, pose, model, family, crowd, "
+    "tourist, student",
     "bicycle": "bike, cycle, tandem, velocipede",
-    "car": "automobile, auto, cab, taxi, sedan, limousine, limo, convertible, coupe, hatchback, suv, jeep, minivan, "
-    "van, station wagon, beach wagon, racer, race car, racing car, sports car, police car, cruiser, vehicle",
+    "car": "automobile, auto, cab, taxi, sedan, limousine, limo, convertible, coupe, hatchback, suv, jeep, "
+    "minivan, van, station wagon, beach wagon, racer, race car, racing car, sports car, police car, cruiser, "
+    "vehicle",
     "motorcycle": "motorbike, scooter, motor scooter, moped, vespa",
     "airplane": "aeroplane, plane, aircraft, airliner, jet, warplane, fighter, biplane, glider",
     "bus": "minibus, school bus, coach, trolleybus, double decker",
     "train": "locomotive, tram, streetcar, tramway, railcar, subway, metro, bullet train",
     "truck": "lorry, pickup, fire engine, tow truck, trailer truck, garbage truck, moving van, semi, ambulance",
-    "boat": "ship, yacht, canoe, kayak, gondola, ferry, speedboat, sailboat, schooner, catamaran, liner, ocean liner, "
-    "lifeboat, fireboat, trimaran, vessel, dinghy, raft",
+    "boat": "ship, yacht, canoe, kayak, gondola, ferry, speedboat, sailboat, schooner, catamaran, liner, "
+    "ocean liner, lifeboat, fireboat, trimaran, vessel, dinghy, raft",
     "traffic light": "stoplight, traffic signal",
     "fire hydrant": "hydrant",
     "stop sign": "street sign, traffic sign",
-    "bird": "hen, rooster, cock, chicken, duck, drake, mallard, goose, swan, eagle, hawk, falcon, kite, vulture, owl, "
-    "gull, seagull, pelican, penguin, heron, stork, crane, egret, flamingo, ibis, sparrow, finch, goldfinch, robin, jay, "
-    "magpie, crow, raven, pigeon, dove, parrot, macaw, cockatoo, lorikeet, toucan, hummingbird, kingfisher, hornbill, "
-    "peacock, pheasant, quail, partridge, grouse, ptarmigan, turkey, ostrich, emu, woodpecker, wren, warbler, tern, "
-    "albatross, cormorant, puffin, sandpiper, oystercatcher, bulbul, bunting, junco, chickadee, tit, swallow, cuckoo, "
-    "coot, crake, gallinule, bustard, spoonbill, bittern, loon, grebe, thrush, starling, oriole, cardinal, nuthatch",
-    "cat": "kitten, kitty, feline, tabby, siamese, persian, maine coon, ragdoll, sphynx, bengal, lynx, cougar, leopard, "
-    "cheetah, jaguar, tiger, lion",
-    "dog": "puppy, pup, hound, canine, retriever, terrier, spaniel, shepherd, sheepdog, collie, poodle, bulldog, "
-    "mastiff, husky, malamute, corgi, beagle, pug, dachshund, dalmatian, setter, pointer, schnauzer, pinscher, doberman, "
-    "rottweiler, boxer, chihuahua, pomeranian, samoyed, chow, akita, shiba inu, great dane, saint bernard, newfoundland, "
-    "pekinese, maltese, papillon, shih tzu, lhasa, whippet, greyhound, wolfhound, deerhound, bloodhound, foxhound, "
-    "coonhound, bluetick, redbone, saluki, borzoi, weimaraner, vizsla, griffon, affenpinscher, basenji, keeshond, "
-    "leonberg, komondor, kuvasz, malinois, groenendael, briard, kelpie, bouvier, basset, ridgeback, labrador, "
-    "appenzeller, entlebucher, schipperke, wolf, coyote, dingo, dhole, jackal, fox",
+    "parking meter": "",
+    "bench": "park bench, pew",
+    "bird": "hen, rooster, cock, chicken, duck, drake, mallard, goose, swan, eagle, hawk, falcon, kite, "
+    "vulture, owl, gull, seagull, pelican, penguin, heron, stork, crane, egret, flamingo, ibis, sparrow, finch, "
+    "goldfinch, robin, jay, magpie, crow, raven, pigeon, dove, parrot, macaw, cockatoo, lorikeet, toucan, "
+    "hummingbird, kingfisher, hornbill, peacock, pheasant, quail, partridge, grouse, ptarmigan, turkey, "
+    "ostrich, emu, woodpecker, wren, warbler, tern, albatross, cormorant, puffin, sandpiper, oystercatcher, "
+    "bulbul, bunting, junco, chickadee, tit, swallow, cuckoo, coot, crake, gallinule, bustard, spoonbill, "
+    "bittern, loon, grebe, thrush, starling, oriole, cardinal, nuthatch",
+    "cat": "kitten, kitty, feline, tabby, siamese, persian, maine coon, ragdoll, sphynx, bengal, lynx, "
+    "cougar, leopard, cheetah, jaguar, tiger, lion",
+    "dog": "puppy, pup, hound, canine, retriever, terrier, spaniel, shepherd, sheepdog, collie, poodle, "
+    "bulldog, mastiff, husky, malamute, corgi, beagle, pug, dachshund, dalmatian, setter, pointer, schnauzer, "
+    "pinscher, doberman, rottweiler, boxer, chihuahua, pomeranian, samoyed, chow, akita, shiba inu, great dane, "
+    "saint bernard, newfoundland, pekinese, maltese, papillon, shih tzu, lhasa, whippet, greyhound, wolfhound, "
+    "deerhound, bloodhound, foxhound, coonhound, bluetick, redbone, saluki, borzoi, weimaraner, vizsla, "
+    "griffon, affenpinscher, basenji, keeshond, leonberg, komondor, kuvasz, malinois, groenendael, briard, "
+    "kelpie, bouvier, basset, ridgeback, labrador, appenzeller, entlebucher, schipperke, wolf, coyote, dingo, "
+    "dhole, jackal, fox",
     "horse": "pony, foal, mare, stallion, colt, sorrel, donkey, mule, unicorn",
     "sheep": "lamb, ram, ewe, bighorn, goat, ibex",
     "cow": "bull, calf, cattle, ox, bison, buffalo, water buffalo, yak, heifer",
@@ -58,8 +65,8 @@ SYNONYMS: dict[str, str] = {
     "frisbee": "flying disc",
     "skis": "ski",
     "snowboard": "",
-    "sports ball": "ball, football, soccer ball, basketball, volleyball, baseball, tennis ball, golf ball, rugby ball, "
-    "ping pong ball, croquet ball",
+    "sports ball": "ball, football, soccer ball, basketball, volleyball, baseball, tennis ball, golf ball, "
+    "rugby ball, ping pong ball, croquet ball",
     "kite": "",
     "baseball bat": "bat",
     "baseball glove": "mitt, catcher mitt",
@@ -119,12 +126,15 @@ def equivalents(
     the table, each by the whole name and after that by its last word: "sports car" is a "car". Where a name has two
     meanings, both are given: an image rejected in vain costs a seed, a wrong label costs more.
     """
-    for name, found_as in (extra or {}).items():
-        if class_words(name) == class_words(group):
-            return tuple(found_as)
     name = class_words(group)
-    if name is None:
-        return ()
+    for given, found_as in (extra or {}).items():
+        if given == group or (name is not None and class_words(given) == name):  # codes such as "n02084071", too
+            return tuple(found_as)
+    return () if name is None else _found_as(name, tuple(classes))
+
+
+@lru_cache(maxsize=1024)
+def _found_as(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
     for wanted in dict.fromkeys((name, name.split(" ")[-1])):
         found = [label for label in classes if _same(label, wanted) or _is_kind_of(label, wanted)]
         if found:

@@ -1,4 +1,4 @@
-"""Refuse a background that shows the object's own class: with a second dog in the picture, "one dog" is a wrong label."""
+"""Refuse a background that shows the object's own class: with a second dog in the picture, the label is wrong."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from pydantic import InstanceOf
 
 from augment.artifacts import Image, Rejected
-from augment.stages.coco import equivalents
 from augment.detect import Detector
-from augment.errors import ItemFailed
+from augment.errors import ItemFailed, RecipeError
 from augment.stages.base import Stage
+from augment.stages.coco import equivalents
 from augment.stages.detector import DETECTORS, MaskRcnn
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class ShowsClass(Rejected):
 
 
 class Guard(Protocol):
-    """`(H, W, 3)` uint8 RGB backgrounds and their objects' classes to what is wrong with each, None where nothing is."""
+    """`(H, W, 3)` uint8 RGB backgrounds and their objects' classes to what is wrong with each; None is nothing."""
 
     def __call__(
         self, backgrounds: Sequence[Image], groups: Sequence[str | None]
@@ -72,6 +72,15 @@ class OwnClass(Stage):
                 verdicts[n] = ShowsClass(f"showing {' and '.join(shown)}", shown)
         return verdicts
 
+    def check(self) -> None:
+        """Raise RecipeError where `equivalents` names what the detector cannot find; it would never be rejected."""
+        for group, found_as in self.equivalents.items():
+            if unknown := [label for label in found_as if label not in self._detector.classes]:
+                raise RecipeError(
+                    f"guard.equivalents.{group}: {', '.join(unknown)} not among the detector's classes: "
+                    f"{', '.join(self._detector.classes)}"
+                )
+
     def labels(self, group: str | None) -> tuple[str, ...]:
         name = group if group is not None else self.group
         if name not in self._labels:
@@ -86,6 +95,11 @@ class OwnClass(Stage):
                 )
         return self._labels[name]
 
+    def unload(self) -> None:
+        labels = self._labels
+        super().unload()
+        self.__dict__["_labels"] = labels  # a few words, and nobody is warned twice
+
     @cached_property
     def _labels(self) -> dict[str | None, tuple[str, ...]]:
         """What was looked up so far."""
@@ -93,7 +107,7 @@ class OwnClass(Stage):
 
     @property
     def _detector(self) -> Detector:
-        return cast(Any, self.detector)
+        return cast(Detector, self.detector)
 
 
 BACKENDS: dict[str, type[Stage]] = {OwnClass.backend: OwnClass}

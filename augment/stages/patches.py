@@ -90,8 +90,8 @@ class Canvas:
         """How much each pixel differs from what its neighbours to the left and above had there: 0 off the seams."""
         both = self.known[:, :-1] & self.known[:, 1:], self.known[:-1] & self.known[1:]
         cost = np.zeros(self.known.shape, np.float32)
-        cost[:, 1:] += np.sqrt(((self.right[:, :-1] - self.colors[:, 1:]) ** 2).sum(2)) * both[0]
-        cost[1:] += np.sqrt(((self.below[:-1] - self.colors[1:]) ** 2).sum(2)) * both[1]
+        cost[:, 1:] += np.sqrt(_squares(self.right[:, :-1] - self.colors[:, 1:])) * both[0]
+        cost[1:] += np.sqrt(_squares(self.below[:-1] - self.colors[1:])) * both[1]
         return cost
 
 
@@ -104,6 +104,11 @@ def window(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
     if y0 < y1 and x0 < x1:
         out[y0 - top : y1 - top, x0 - left : x1 - left] = array[y0:y1, x0:x1]
     return np.asarray(out)
+
+
+def _squares(colors: Floats) -> Floats:
+    """The squared length of each colour, over the last axis."""
+    return np.asarray(np.einsum("...c,...c", colors, colors))
 
 
 def next_pixel(array: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -257,7 +262,7 @@ def _fill_one(
 class _Search:
     """Finds offsets on images of half the work size, comparing all of them at once through the Fourier transform."""
 
-    candidates = 4
+    candidates = 3
 
     def __init__(self, sources: Sequence[Canvas], look: Look) -> None:
         height, width = sources[0].known.shape
@@ -277,9 +282,9 @@ class _Search:
             visible[: self.size[0], : self.size[1]] = share > 0.999
             if not visible.any():  # what is visible is narrower than a pixel here
                 visible[: self.size[0], : self.size[1]] = share > 0
-            colors = self._half(source.colors * source.known[..., None]) / np.maximum(share, 1e-6)[..., None]
-            colors *= visible[: self.size[0], : self.size[1], None]
-            self.spectra.append(self._spectra([visible, (colors**2).sum(2), *np.moveaxis(colors, 2, 0)]))
+            shown = visible[: self.size[0], : self.size[1]] / np.maximum(share, 1e-6)
+            colors = self._half(source.colors * source.known[..., None]) * shown.astype(np.float32)[..., None]
+            self.spectra.append(self._spectra([visible, _squares(colors), *np.moveaxis(colors, 2, 0)]))
 
     def _half(self, array: Floats) -> Floats:
         return np.asarray(cv2.resize(array, self.size[::-1], interpolation=cv2.INTER_AREA), np.float32)
@@ -304,8 +309,10 @@ class _Search:
         """The cheapest patches that fill the center: cost without all of its seam's, source, dy, dx."""
         look, (height, width) = self.look, self.size
         weight, wanted = self._half(near), self._half(need.astype(np.float32))
-        colors = self._half(canvas.colors * near[..., None]) / np.maximum(weight, 1e-6)[..., None]
-        layers = [weight, weight * (colors**2).sum(2), wanted, *np.moveaxis(-2 * weight[..., None] * colors, 2, 0)]
+        colors = np.asarray(
+            self._half(canvas.colors * near[..., None]) / np.maximum(weight, 1e-6)[..., None], np.float32
+        )
+        layers = [weight, weight * _squares(colors), wanted, *np.moveaxis(-2 * weight[..., None] * colors, 2, 0)]
         weights, squares, wants, *mixed = (np.conj(spectrum) for spectrum in self._spectra(layers))
         dy, dx = np.abs(self.dy)[:, None] / height, np.abs(self.dx)[None] / width
         y, x = min(center[0] // 2, height - 1), min(center[1] // 2, width - 1)
@@ -367,7 +374,7 @@ class _Search:
         known = source.known.ravel()[taken] & inside
         weight = known[:, 1:] * near.ravel()[at]
         colors = source.colors.reshape(-1, 3)[taken[:, 1:]]
-        squares = ((colors - canvas.colors.reshape(-1, 3)[at]) ** 2).sum(2)
+        squares = _squares(colors - canvas.colors.reshape(-1, 3)[at])
         few = 0.1 * near.ravel()[at].sum() + 1e-3
         cost = ((weight * squares).sum(1) + few * UNSEEN**2) / (weight.sum(1) + few)
         best = int(np.argmin(np.where(known[:, 0], cost, np.inf)))

@@ -1,4 +1,4 @@
-"""Which objects of an image are worth repainting, and the part of the image that a painter gets to see. Pure functions."""
+"""Which objects of an image are repainted, and the part of the image that a painter gets to see. Pure functions."""
 
 from __future__ import annotations
 
@@ -37,20 +37,15 @@ class Window:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
-def choose(
-    detections: Sequence[Detection], most: int, min_area: float, score: float, leave: Collection[str] = ()
-) -> list[Found]:
-    """The `most` largest detections of at least `min_area` (share of the image) and `score`, largest first.
+def choose(detections: Sequence[Detection], most: int, min_area: float, leave: Collection[str] = ()) -> list[Found]:
+    """The `most` largest detections of at least `min_area` (share of the image), largest first.
 
     Labels in `leave` are left alone.
     """
     large = [
         (area, detection)
         for detection in detections
-        if (area := float(detection.mask.mean())) >= min_area
-        and area > 0
-        and detection.score >= score
-        and detection.label not in leave
+        if (area := float(detection.mask.mean())) >= min_area and area > 0 and detection.label not in leave
     ]
     # Ties by place, so that the order does not hang on the detector's.
     chosen = sorted(large, key=lambda found: (-found[0], found[1].box))[:most]

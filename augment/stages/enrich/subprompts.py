@@ -17,6 +17,7 @@ _SYSTEM = (
     "its value describes that one object in at most 20 words, so that it fits the picture{object}."
 )
 _NAMING = ("label", "object", "name", "key")  # where a model answers with a list of records in place of one object
+_DESCRIBING = ("prompt", "sub-prompt", "sub_prompt", "subprompt", "description", "text")
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 # A string's key and value: what is left of JSON that is cut off, or has commas and quotes in the wrong places.
 _PAIR = re.compile(
@@ -29,10 +30,10 @@ _PAIR = re.compile(
 def question(names: Sequence[str], prompt: Prompt, group: str | None) -> list[Message]:
     """The chat that asks for one sub-prompt a name; `group`, the object's class, must not come up in any."""
     words = class_words(group)
-    example = json.dumps(dict.fromkeys(names, "…"), ensure_ascii=False)
+    form = json.dumps(dict.fromkeys(names, "…"), ensure_ascii=False)
     return [
         {"role": "system", "content": _SYSTEM.format(object=f", with no {words} in it" if words else "")},
-        {"role": "user", "content": f"Prompt: {prompt.text}\nLabels: {', '.join(names)}\nForm: {example}"},
+        {"role": "user", "content": f"Prompt: {prompt.text}\nLabels: {', '.join(names)}\nForm: {form}"},
     ]
 
 
@@ -40,10 +41,14 @@ def subprompts(answer: str, names: Sequence[str], labels: Sequence[str], group: 
     """One sub-prompt for each name (label, numbered where there are several) out of a model's answer; None where it
     has none that can be used.
 
-    The JSON object may stand anywhere in the answer, be several, nested, or broken off. A value for a bare label serves
-    all of its objects; a list serves them in order. A sub-prompt that names the object's class is not used.
+    The JSON object may stand anywhere in the answer, be several, nested, or broken off; for one object prose will do. A
+    value for a bare label serves all of its objects; a list serves them in order. A sub-prompt that names the object's
+    class is not used.
     """
-    values = dict(_values(_THOUGHTS.sub(" ", answer)))
+    answer = _THOUGHTS.sub(" ", answer)
+    values = _values(answer)
+    if not values and len(names) == 1:  # plain prose can only be about the one object
+        values = {_plain(names[0]): answer}
     found: list[str | None] = []
     for n, (name, label) in enumerate(zip(names, labels, strict=True)):
         value = _value_for(name, label, values)
@@ -77,22 +82,20 @@ def _usable(text: str | None, label: str, group: str | None) -> str | None:
     return f"{missing}{described[:1].lower()}{described[1:]}" if described and missing else described
 
 
-def _values(answer: str) -> Iterator[tuple[str, Any]]:
-    """What each key of the answer stands for; the first of equal keys counts last, since the caller makes a dict."""
-    records = list(_records(answer))
-    pairs: list[tuple[str, Any]] = [(match["key"], match["value"]) for match in _PAIR.finditer(answer)]
-    for record in records:
+def _values(answer: str) -> dict[str, Any]:
+    """What each key in the answer stands for; whole JSON counts for more than what merely looks like a pair."""
+    found = {match["key"]: match["value"] for match in _PAIR.finditer(answer)}
+    for record in _records(answer):
         named = next((record[key] for key in _NAMING if isinstance(record.get(key), str)), None)
         if named is not None:
-            pairs.append((named, {key: value for key, value in record.items() if value != named}))
-        pairs += record.items()
-    for key, value in reversed(pairs[len(pairs) - sum(map(len, records)) :] if False else pairs):
-        yield _plain(key), value
+            found[named] = {key: value for key, value in record.items() if value != named}
+        found |= record
+    return {_plain(key): value for key, value in found.items()}
 
 
 def _records(answer: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object in the text, outermost first."""
-    decoder = json.JSONDecoder(strict=False)
+    """Every JSON object in the text, each before those inside it."""
+    decoder = json.JSONDecoder(strict=False)  # models put line breaks into strings
     start = answer.find("{")
     while start >= 0:
         try:
@@ -100,8 +103,15 @@ def _records(answer: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            yield value
+            yield from _nested(value)
         start = answer.find("{", end)
+
+
+def _nested(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _nested(inner)
 
 
 def _value_for(name: str, label: str, values: dict[str, Any]) -> Any:
@@ -116,11 +126,12 @@ def _value_for(name: str, label: str, values: dict[str, Any]) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """The words of a value: itself, or the longest of what it holds."""
+    """The words of a value: itself, or what it holds, of which a "prompt" or "description" is enough."""
     if isinstance(value, str):
         return value.strip() or None
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return max(filter(None, map(_text, inner)), key=len, default=None)
+    if isinstance(value, dict):
+        value = [value[key] for key in _DESCRIBING if key in value][:1] or list(value.values())
+    return ", ".join(filter(None, map(_text, value))) or None if isinstance(value, list) else None
 
 
 def _plain(key: str) -> str:

@@ -11,6 +11,7 @@ from augment.stages.base import Stage
 from augment.stages.generate.diffusers import Diffusers
 from augment.stages.generate.folder import Folder
 from augment.stages.generate.resynthesis import Resynthesis
+from augment.stages.generate.webui import WebUi
 
 
 class Generator(Protocol):
@@ -24,4 +25,4 @@ class Generator(Protocol):
     ) -> Sequence[Image | Rejected | ItemFailed]: ...
 
 
-BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (Resynthesis, Diffusers, Folder)}
+BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (Resynthesis, Diffusers, Folder, WebUi)}

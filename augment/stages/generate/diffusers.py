@@ -12,9 +12,9 @@ from pydantic import Field
 
 from augment.artifacts import Image, Matte, Prompt, Rejected
 from augment.errors import ItemFailed
+from augment.fit import cover
 from augment.stages.base import Stage
 from augment.stages.diffusion import Run, call_pipeline, free_memory, in_batches, load_pipeline, working_size
-from augment.fit import cover
 from augment.weights import DiffusersPipeline, pick_device
 
 _NO_MEMORY = 'no memory for one image: lower generate.size, or set generate.run.offload = "model"'

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from augment.artifacts import Image, Matte, Prompt
 from augment.errors import WeightsError
+from augment.fit import cover
 from augment.keys import to_rgb
 from augment.stages.base import Stage
-from augment.fit import cover
 
 log = logging.getLogger(__name__)
 

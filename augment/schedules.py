@@ -1,0 +1,102 @@
+"""How often a transform applies, epoch by epoch, in the main process and in workers that persist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from augment.errors import InputError
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` in epoch 0 along a line to `end`, which epoch `epochs - 1` and all later ones have."""
+
+    start: float
+    end: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        _check_ends(self.start, self.end, self.epochs)
+
+    def __call__(self, epoch: int) -> float:
+        return self.start + (self.end - self.start) * _progress(epoch, self.epochs)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """As Linear along half a cosine: slow at first and at last."""
+
+    start: float
+    end: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        _check_ends(self.start, self.end, self.epochs)
+
+    def __call__(self, epoch: int) -> float:
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * _progress(epoch, self.epochs))) / 2
+
+
+class Chance:
+    """A probability, or a schedule of it with an epoch that all processes share.
+
+    Raises InputError where `p` is neither, or not within 0 … 1 in the epoch asked for.
+    """
+
+    def __init__(self, p: float | Schedule) -> None:
+        self.p = p
+        self._epoch = torch.zeros(1, dtype=torch.int64)
+        if callable(p):
+            self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self.now()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell every process that shares this object, by fork or from a DataLoader, which epoch it is."""
+        self._epoch[0] = epoch
+
+    def now(self) -> float:
+        """The probability in this epoch."""
+        p = self.p(int(self._epoch[0])) if callable(self.p) else self.p
+        if not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise InputError(f"p: {p!r} is not within 0 … 1")
+        return p
+
+
+_NAMED: dict[str, type[Linear] | type[Cosine]] = {"linear": Linear, "cosine": Cosine}
+
+
+def plain_schedule(p: float | Schedule) -> float | dict[str, Any]:
+    """A probability or schedule as plain data. Raises InputError for a function of one's own."""
+    for name, schedule in _NAMED.items():
+        if isinstance(p, schedule):
+            return {"schedule": name, "start": p.start, "end": p.end, "epochs": p.epochs}
+    if callable(p):
+        raise InputError(f"p: {p!r} cannot be serialised; use one of augment.schedules: {', '.join(_NAMED)}")
+    return p
+
+
+def as_schedule(p: float | Schedule | Mapping[str, Any]) -> float | Schedule:
+    """A probability or schedule from itself or from what `plain_schedule` made of it."""
+    if not isinstance(p, Mapping):
+        return p
+    settings = dict(p)
+    return _NAMED[settings.pop("schedule")](**settings)
+
+
+def _progress(epoch: int, epochs: int) -> float:
+    return min(1.0, max(0.0, epoch / max(1, epochs - 1)))
+
+
+def _check_ends(start: float, end: float, epochs: int) -> None:
+    for name, value in (("start", start), ("end", end)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name}: {value!r} is not within 0 … 1")
+    if epochs < 1:
+        raise InputError(f"epochs: {epochs!r} is not a number of epochs, 1 or more")

@@ -1,0 +1,22 @@
+"""`python -m benchmarks NAME [options]`: run one benchmark; without a name, list them."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+_FOLDER = Path(__file__).parent
+_HELPERS = {"parts", "scenes"}
+
+
+def main() -> None:
+    names = sorted(p.stem for p in _FOLDER.glob("[!_]*.py") if p.stem not in _HELPERS)
+    if len(sys.argv) < 2 or sys.argv[1] not in names:
+        sys.exit(f"usage: python -m benchmarks {{{','.join(names)}}} [--help]")
+    name = sys.argv.pop(1)
+    sys.argv[0] = f"python -m benchmarks {name}"
+    typer.run(import_module(f"benchmarks.{name}").main)
+
+
+main()

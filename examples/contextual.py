@@ -1,0 +1,69 @@
+"""Text to image with its objects repainted in context: no photograph, the stages of a recipe used on their own.
+
+    python examples/contextual.py -o out --recipe webui
+
+The recipe's generator makes an image of the prompt; then, round by round, its detector finds what is in it, its
+language model writes a sub-prompt for each object, and its inpainter repaints them. Every step is written to `out`,
+with a `trace.json` that tells which object got which sub-prompt in which round. `--recipe` takes a preset or a TOML
+file, which says where the servers are and which models they use (`augment recipes webui` prints one to start from).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from augment import Recipe
+from augment.artifacts import Image, Matte, Prompt, Rejected
+from augment.errors import AugmentError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, default=Path("contextual"))
+    parser.add_argument("--recipe", default="webui", help="a preset or a TOML file, with a table [enrich]")
+    parser.add_argument("--prompt", default="full body, city background, walking")
+    parser.add_argument("--negative", default="text, watermark, blurry, low quality")
+    parser.add_argument("--depth", type=int, default=None, help="rounds; left out, the recipe's")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+
+    recipe = Recipe.load(arguments.recipe).changed({"enrich.keep_steps": True})
+    if arguments.depth is not None:
+        recipe = recipe.changed({"enrich.depth": arguments.depth})
+    for name in ("generate", "enrich.detector", "enrich.chat", "enrich.inpainter"):
+        recipe.everything[name].check()  # says at once what is missing, and how to get it
+
+    # There is no photograph: a plate that shows nothing says the size, and a matte without an object goes with it.
+    width, height = arguments.size
+    plate = np.full((height, width, 3), 127, np.uint8)
+    matte = Matte.from_full(np.zeros((height, width), np.uint8))
+    prompt = Prompt(arguments.prompt, arguments.negative)
+
+    (image,) = recipe.generate([prompt], [plate], [matte], [arguments.seed])
+    save(image, arguments.output / "0-generated.png")
+    recipe.generate.unload()
+    (enriched,) = recipe.enrich([image], [prompt], [None], [arguments.seed])
+    if isinstance(enriched, Rejected | AugmentError):
+        raise SystemExit(f"no enriched image: {enriched}")
+    for step in enriched.steps:
+        print(f"round {step.round}, {step.label}: {step.prompt.text} ({step.prompt.origin})")
+        save(step.image, arguments.output / f"{step.name}.png")
+    save(enriched.image, arguments.output / "enriched.png")
+    trace = {"prompt": prompt.text, "seed": arguments.seed, "steps": [step.record() for step in enriched.steps]}
+    (arguments.output / "trace.json").write_text(json.dumps(trace, indent=1))
+    print(f"{len(enriched.steps)} objects repainted: {arguments.output}")
+
+
+def save(image: Image | Rejected | AugmentError, path: Path) -> None:
+    if isinstance(image, Rejected | AugmentError):
+        raise SystemExit(f"no image: {image}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(image).save(path)
+
+
+if __name__ == "__main__":
+    main()
