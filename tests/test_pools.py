@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from augment import Cache, prewarm
 from augment.chain import Chain
+from augment.cli import app
 from augment.composite import composite
 from augment.errors import CorruptEntry, InputError
 from augment.fit import cover
@@ -300,6 +302,18 @@ def test_misses_are_noted_once_by_all_processes_and_filled_by_prewarm_missing(tm
     assert file.read() == {image_key(stranger)}
     assert replace(PIL.Image.open(paths[2])) is not None
     assert ReplaceBackground(cache, p=1, on_miss="raise")(PIL.Image.open(paths[3])).size == (112, 96)
+
+
+def test_the_command_line_fills_what_was_missed_and_nothing_else(tmp_path):
+    paths = write_folder(tmp_path / "images", 3)
+    (tmp_path / "simple.toml").write_text(simple.recipe().to_toml())
+    cache = Cache(tmp_path / "cache")
+    prewarm(paths[:1], cache, simple.recipe(), workers=0, progress=False)
+    ReplaceBackground(cache, p=1)(PIL.Image.open(paths[1]))
+    arguments = ["--cache", cache.directory, "--recipe", tmp_path / "simple.toml", "--workers", 0, "--missing"]
+    done = CliRunner().invoke(app, ["prewarm", str(tmp_path / "images"), *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    assert "\n1 images: 1 complete" in done.output
 
 
 def test_misses_are_capped_and_a_folder_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch):
