@@ -118,7 +118,7 @@ def _train(folder: Path, cache: Cache) -> str:
         optimizer.step()
         losses.append(loss.item())
     seconds = time.perf_counter() - started
-    counts = ", ".join(f"{count} {name}" for name, count in replace.counts.items())
+    counts = ", ".join(f"{count} {name}" for name, count in replace.counts.items() if count or name == "misses")
     return (
         f"Trained {STEPS} steps of {BATCH} with two workers: {counts}; {STEPS * BATCH / seconds:.0f} images a second, "
         f"loss {losses[0]:.2f} → {losses[-1]:.2f}"

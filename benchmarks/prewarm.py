@@ -36,7 +36,7 @@ from benchmarks.scenes import scenes
 
 def main(quick: bool = False, json: Path | None = None) -> None:
     """Print the ratios; `--json FILE` keeps every figure."""
-    count, repeats = (12, 1) if quick else (60, 3)
+    count, repeats = (12, 1) if quick else (24, 3)
     figures: dict[str, Any] = {"images": count}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

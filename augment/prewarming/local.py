@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -95,14 +96,14 @@ class LocalRun:
 
     def _scan(self, report: StageReport, advance: Callable[[int], None]) -> Iterator[Work]:
         """Every image's key, and what lacks a matte."""
-        for loaded in load(self.source, workers=self.workers):
+        for loaded in load(self.source, workers=self.workers, needed=partial(_lacks_matte, self.chain)):
             if loaded.failure:
                 self.report.failures.append(loaded.failure)
             for item in loaded.items:
                 if item.key in self.entries or not self._is_wanted(item):
                     continue
                 self.entries[item.key] = _Entry(loaded.index, item.source, item.group)
-                if self.chain.missing("remove", item.key, self.variants):
+                if item.image.size:
                     yield Work(item.key, None, item.group, item.source, item)
                 else:
                     report.found += 1
@@ -205,6 +206,10 @@ class LocalRun:
         unusable = self.entries.keys() - self.usable.keys() - {key for key, _ in self.failed}
         settled = complete | unusable
         cache.misses(filled).remove(settled | {os.path.abspath(path) for path, key in paths if key in settled})
+
+
+def _lacks_matte(chain: Chain, key: str) -> bool:
+    return bool(chain.missing("remove", key, 1))
 
 
 def _batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:

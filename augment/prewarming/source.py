@@ -6,8 +6,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -29,6 +29,7 @@ from augment.stages.base import Item
 Images: TypeAlias = "str | Path | Sequence[str | Path] | Dataset[Any]"
 
 _EXIF_ORIENTATION = 0x0112
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -124,6 +125,20 @@ class Samples(Source):
         yield _item(pixels, self.names[index], group, _mask(sample, pixels.shape[:2]))
 
 
+@dataclass(frozen=True)
+class _Needed(Dataset[Loaded]):
+    source: Source
+    needed: Callable[[str], bool]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Loaded:
+        loaded = self.source[index]
+        items = (item if self.needed(item.key) else replace(item, image=_NO_PIXELS) for item in loaded.items)
+        return replace(loaded, items=tuple(items))
+
+
 def open_source(images: Images, groups: Sequence[str | None] | None = None) -> Source:
     """A source of any form. Raises InputError where there is nothing to do."""
     if isinstance(images, str | Path):
@@ -142,9 +157,19 @@ def open_source(images: Images, groups: Sequence[str | None] | None = None) -> S
     return source
 
 
-def load(source: Source, indices: Sequence[int] | None = None, workers: int = 0) -> Iterator[Loaded]:
-    """Decode entries (all, or those of `indices`) in `workers` DataLoader processes, in order."""
-    chosen: Dataset[Loaded] = source if indices is None else Subset(source, indices)
+def load(
+    source: Source,
+    indices: Sequence[int] | None = None,
+    workers: int = 0,
+    needed: Callable[[str], bool] | None = None,
+) -> Iterator[Loaded]:
+    """Decode entries (all, or those of `indices`) in `workers` DataLoader processes, in order.
+
+    An item whose key is not `needed` comes with an empty image: handing pixels from process to process takes longer
+    than decoding them.
+    """
+    decoded: Dataset[Loaded] = source if needed is None else _Needed(source, needed)
+    chosen = decoded if indices is None else Subset(decoded, indices)
     loader = DataLoader(
         chosen,
         batch_size=None,
