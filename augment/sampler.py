@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Sampler:
                 return None
             background = self._background(key, image, draws, computable)
         except _Miss:
-            self._miss(keys[0] if keys else str(key), image)
+            self._miss(keys[0] if keys else os.path.abspath(str(key)))
             return None
         move = None
         if self.placement is not None:
@@ -243,7 +244,7 @@ class Sampler:
                 logger.warning("%s: %s cannot be read (%s) and counts as missing", self.store, name, error)
         return None
 
-    def _miss(self, key: str, image: Image) -> None:
+    def _miss(self, key: str) -> None:
         self.counts.add("misses")
         if self._misses is not None:
             self._misses.add(key)

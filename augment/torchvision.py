@@ -122,7 +122,10 @@ class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has 
         if chance >= self._chance.now():
             return {"composites": {}, "move": None}
         labels = [_labels(leaf) for leaf in flat_inputs if not _is_image(leaf)]
-        key = next((str(leaf) for leaf in flat_inputs if isinstance(leaf, Key)), None)
+        keys = [str(leaf) for leaf in flat_inputs if isinstance(leaf, Key)]
+        if keys and (len(keys) > 1 or len(images) > 1):
+            raise InputError(f"a sample of {len(images)} images with {len(keys)} keys: a Key goes with a single image")
+        key = keys[0] if keys else None
         composites, move = {}, None
         for number, leaf in enumerate(images):
             write_back = _writer(leaf)

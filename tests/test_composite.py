@@ -1,5 +1,6 @@
 """What compositing may change, and what it must not."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,6 +70,51 @@ def test_a_feathered_edge_fades_inwards_only():
     assert not result[hard == 0].any()
     assert 0 < result[50, 100] < 128
     assert result[100, 100] == 250
+
+
+def test_poisson_blending_keeps_gradients_and_takes_the_step_out_of_the_edge():
+    alpha = cv2.circle(np.zeros((80, 100), np.uint8), (50, 40), 25, 255, -1)
+    texture = np.random.default_rng(0).integers(0, 40, (80, 100, 1), np.uint8)
+    image = np.full((80, 100, 3), (180, 60, 40), np.uint8) + texture
+    background = np.full_like(image, (60, 90, 120))
+    ring = cv2.morphologyEx(alpha, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    inner = cv2.erode(alpha, np.ones((9, 9))) > 0
+    steps = {}
+    for blend in ("alpha", "poisson"):
+        result = composite(image, Matte.from_full(alpha), background, blend=blend).astype(int)
+        np.testing.assert_array_equal(result[alpha == 0], background[alpha == 0])
+        steps[blend] = np.abs(result[ring & (alpha > 0)] - (60, 90, 120)).mean()
+        across = np.diff(result[..., 0], axis=1)[inner[:, 1:] & inner[:, :-1]]
+        before = np.diff(image[..., 0].astype(int), axis=1)[inner[:, 1:] & inner[:, :-1]]
+        assert np.abs(across - before).mean() < 2.5
+    assert steps["poisson"] < steps["alpha"] / 3
+
+
+def test_poisson_blending_of_an_object_too_small_for_it_is_as_alpha():
+    alpha = np.zeros(IMAGE.shape[:2], np.uint8)
+    alpha[5:7, 5:7] = 255
+    matte = Matte.from_full(alpha)
+    np.testing.assert_array_equal(
+        composite(IMAGE, matte, BACKGROUND, blend="poisson"), composite(IMAGE, matte, BACKGROUND)
+    )
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("shift", [(-40, -30), (60, 50), (7.5, -3.25)])
+def test_a_moved_object_shows_nothing_of_the_old_background(blend, shift):
+    image = np.where(ALPHA[..., None] > 0, np.uint8(200), np.uint8(0)) * np.ones(3, np.uint8)
+    white = np.full_like(image, 255)
+    matrix = np.array([[0.8, 0.3, shift[0]], [-0.3, 0.8, shift[1]]])
+    result = composite(image, MATTE, white, blend=blend, matrix=matrix)
+    assert result.shape == image.shape
+    assert result.min() >= 197  # black lay around the object, and would darken its edge
+    assert (result < 255).any() or shift == (-40, -30)
+
+
+def test_an_object_moved_out_of_sight_leaves_the_background():
+    matrix = np.array([[1.0, 0, 500], [0, 1, 0]])
+    for blend in BLENDS:
+        np.testing.assert_array_equal(composite(IMAGE, MATTE, BACKGROUND, blend=blend, matrix=matrix), BACKGROUND)
 
 
 def test_harmonize_moves_the_objects_colours_towards_the_background():

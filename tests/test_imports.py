@@ -23,6 +23,11 @@ def test_what_training_imports_brings_no_model_code(statement):
     assert not modules & (HEAVY | UNNEEDED_IN_A_WORKER)
 
 
+def test_the_albumentations_face_brings_no_model_code():
+    # albumentations itself brings pydantic along.
+    assert not loaded("import augment.albumentations") & (HEAVY | {"augment.recipe", "augment.stages", "augment.chain"})
+
+
 @pytest.mark.parametrize("statement", ["from augment import prewarm, Recipe", "import augment.cli, augment.stages"])
 def test_prewarming_and_the_command_line_load_a_models_library_only_when_it_is_used(statement):
     assert not loaded(statement) & HEAVY

@@ -453,6 +453,11 @@ def test_a_crop_under_a_key_is_not_a_resize_and_stays_as_it_is(cache, image):
     assert counted(replace) == {"mismatched": 1}
 
 
+def test_a_key_goes_with_a_single_image(cache, image):
+    with pytest.raises(InputError, match="a sample of 2 images with 1 keys"):
+        ReplaceBackground(cache, p=1)(image, image.copy(), Key(image_key(image)))
+
+
 def test_an_unknown_key_or_path_is_a_miss_that_is_noted(filled, image, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         simple.register(patch)
