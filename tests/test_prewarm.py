@@ -279,6 +279,22 @@ def test_a_full_disk_ends_it_and_what_was_done_stays(tmp_path, monkeypatch):
     assert sum(CALLS.values()) == 4 * 5 - 9
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+@pytest.mark.parametrize("size", ["600k", "3m"])
+def test_a_really_full_disk_is_said_in_one_line(tmp_path, size):
+    write_folder(tmp_path / "images", 30)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(StoreError, match=r"^cannot (open|write to) the cache .* full") as caught:
+            fill(tmp_path / "images", disk / "cache", workers=2, variants=20)
+        assert "\n" not in str(caught.value)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_each_stage_is_unloaded_before_the_next_one_runs(tmp_path, monkeypatch):
     log = []
     for kind, stage in simple.STAGES.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from augment.chain import NEEDS_IMAGE, PER_VARIANT, Chain, Outcome, Work
+from augment.errors import StoreError
 from augment.pools import PoolEntry
 from augment.prewarming.progress import bar
 from augment.prewarming.report import Report, StageReport
@@ -209,7 +210,11 @@ class LocalRun:
 
 
 def _lacks_matte(chain: Chain, key: str) -> bool:
-    return bool(chain.missing("remove", key, 1))
+    """Asked in a process that decodes; what is wrong with the cache is for the main process to meet and to say."""
+    try:
+        return bool(chain.missing("remove", key, 1))
+    except StoreError:
+        return True
 
 
 def _batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:

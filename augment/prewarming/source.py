@@ -181,7 +181,7 @@ def load(
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if type(error) is not RuntimeError or "DataLoader worker" not in str(error):
             raise
         raise InputError(
             f"a process that decodes died, perhaps for want of memory; use fewer workers ({error})"
