@@ -1,0 +1,301 @@
+"""How much a classifier leans on the background, the place and the size of the object, in a small table and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvision's own name for it
+
+from augment.artifacts import Image, Matte, decode_image
+from augment.composite import composite
+from augment.entries import entry_name
+from augment.errors import AugmentError, CorruptEntry, InputError
+from augment.fit import cover
+from augment.keys import image_key, to_rgb
+from augment.placement import Matrix, Placement, PlacementDraws, place
+from augment.pools import Pool
+from augment.store import FilledRecipe, Store, find_recipe, open_store
+
+if TYPE_CHECKING:
+    from augment.recipe import Recipe
+
+SIZES = (0.5, 0.75, 1.25, 1.5)
+_MAX_COVERAGE = 0.8  # as `augment.pools.Source` has it: of what lies behind a larger object hardly anything was seen
+_CORNERS = ((0, 0), (0, 2), (2, 0), (2, 2))
+_SIDES = ((0, 1), (1, 0), (1, 2), (2, 1))
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Accuracies, each 0 to 1, of a classifier on `count` images and what was made of them.
+
+    The words are those of the Backgrounds Challenge (Xiao et al., "Noise or Signal", arXiv 2006.09994): `original` is
+    the image itself, `mixed_same` its object before the plate of another image of its class, `mixed_rand` before that
+    of an image of a random class, `only_fg` before black.
+
+    `position[row][column]` is the accuracy with the object in that cell of a 3 x 3 grid, `size` that with the object
+    scaled by each factor, 1 among them; both before the backgrounds of `mixed_rand`. `skipped` images have no usable
+    matte or no other image's plate in the store, and count nowhere.
+    """
+
+    original: float
+    mixed_same: float
+    mixed_rand: float
+    only_fg: float
+    position: tuple[tuple[float, ...], ...]
+    size: Mapping[float, float]
+    count: int
+    skipped: int
+
+    @property
+    def bg_gap(self) -> float:
+        """Mixed-Same minus Mixed-Rand: what a background that tells of the class is worth to the classifier."""
+        return self.mixed_same - self.mixed_rand
+
+    @property
+    def center_bias(self) -> float:
+        """1 - (worst corner + worst side) / (2 x centre), after ForAug (arXiv 2503.09399); 0 is none, 1 is blind
+        elsewhere. NaN where the centre's accuracy is 0."""
+        corner = min(self.position[row][column] for row, column in _CORNERS)
+        side = min(self.position[row][column] for row, column in _SIDES)
+        center = self.position[1][1]
+        return 1 - (corner + side) / (2 * center) if center else float("nan")
+
+    @property
+    def relative_size(self) -> dict[float, float]:
+        """Accuracy at each factor of the object's size, divided by that at its own size; NaN where that is 0."""
+        own = self.size[1.0]
+        return {factor: accuracy / own if own else float("nan") for factor, accuracy in self.size.items()}
+
+    def __str__(self) -> str:
+        rows = [(name, f"{accuracy:7.1%}") for name, accuracy in self._mixes().items()]
+        rows.append(("BG-Gap", f"{100 * self.bg_gap:+6.1f} points"))
+        for name, cells in zip(("position", "", ""), self.position, strict=True):
+            rows.append((name, " ".join(f"{cell:7.1%}" for cell in cells)))
+        rows.append(("center bias", f"{self.center_bias:7.3f}"))
+        relative = self.relative_size
+        rows.append(("size", " ".join(f"{f'x{factor:g}':>7}" for factor in relative)))
+        rows.append(("relative", " ".join(f"{share:7.2f}" for share in relative.values())))
+        lines = [f"{name:<12}{values}" for name, values in rows]
+        return "\n".join([*lines, f"of {self.count} images, {self.skipped} more skipped"])
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the table to `path`, in the format of its extension. Raises AugmentError where matplotlib is missing."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise AugmentError("a plot needs matplotlib, which is not here: pip install matplotlib") from error
+        # Figure, and not pyplot: nothing global is touched, and no window is opened.
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        mixes, cells, sizes = figure.subplots(1, 3)
+        bars = mixes.bar(list(self._mixes()), list(self._mixes().values()), color="#4c72b0")
+        mixes.bar_label(bars, fmt="{:.0%}")
+        mixes.set(ylim=(0, 1.08), ylabel="accuracy", title=f"BG-Gap {100 * self.bg_gap:+.1f} points")
+        mixes.tick_params(axis="x", labelsize=8)
+        cells.imshow(self.position, vmin=0, vmax=1, cmap="viridis")
+        for row, accuracies in enumerate(self.position):
+            for column, accuracy in enumerate(accuracies):
+                color = "black" if accuracy > 0.6 else "white"
+                cells.text(column, row, f"{accuracy:.0%}", ha="center", va="center", color=color)
+        cells.set(xticks=[], yticks=[], xlabel="place of the object", title=f"center bias {self.center_bias:.3f}")
+        sizes.plot(list(self.relative_size), list(self.relative_size.values()), marker="o", color="#4c72b0")
+        sizes.axhline(1, color="grey", linewidth=0.8)
+        sizes.set(xlabel="factor of the object's size", ylabel="accuracy, relative to 1", title="size")
+        sizes.set_ylim(bottom=0)
+        figure.savefig(path)
+
+    def _mixes(self) -> dict[str, float]:
+        return {
+            "Original": self.original,
+            "Mixed-Same": self.mixed_same,
+            "Mixed-Rand": self.mixed_rand,
+            "Only-FG": self.only_fg,
+        }
+
+
+def measure(
+    classifier: Callable[[torch.Tensor], torch.Tensor],
+    dataset: Any,
+    store: Store | str | Path,
+    *,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    sizes: Sequence[float] = SIZES,
+    recipe: str | Recipe | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Bias:
+    """Measure a classifier's bias towards background, place and size of the object.
+
+    Args:
+        classifier: from a batch `(N, 3, H, W)` to logits `(N, classes)`. A `torch.nn.Module` is called on its own
+            device in evaluation mode, and gets its mode back.
+        dataset: map-style; an item starts with an image and its label, an int. Without random transforms: images are
+            looked up in the store by their pixels.
+        store: a store, or its path, that `dataset` was prewarmed to with its classes as groups.
+        transform: from an image `(3, H, W)` uint8 to the classifier's input: resize, normalise, … None scales it to
+            float 0 … 1.
+        sizes: factors of the object's size; one too large for the image is shrunk to fit.
+        recipe: which of the store's recipes, a Recipe or a name; the latest one where it is None.
+        batch_size: images the classifier gets at once.
+        seed: of the choice of backgrounds, which depends on neither the classifier nor the batch.
+
+    In a cell of the grid the object is centred, and no larger than the cell. A random class is drawn first, evenly,
+    then one of its images. Raises InputError where no image can be measured or the store knows no classes, StoreError.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size} is not a number of images, 1 or more")
+    if not all(0 < factor < float("inf") for factor in sizes):
+        raise InputError(f"sizes: {tuple(sizes)!r} are not all factors above 0")
+    mixer = _Mixer(open_store(store) if isinstance(store, str | Path) else store, recipe, sizes, seed)
+    samples = [mixer.look_up(index, *dataset[index][:2]) for index in range(len(dataset))]
+    usable = [sample for sample in samples if sample is not None]
+    groups = sorted({sample.group for sample in usable if sample.group})
+    if not usable:
+        raise InputError(f"{mixer.store} has no usable matte for any image of the dataset: prewarm this very Dataset")
+    if len(groups) < 2:
+        raise InputError(
+            f"{mixer.store} knows no classes to mix: prewarm with `groups=`, a Dataset that has `classes`, or a folder "
+            "of class folders"
+        )
+    right: dict[Any, int] = {}
+    measured: set[int] = set()
+
+    def views() -> Iterator[tuple[Any, Image, int]]:
+        for sample in usable:
+            image = to_rgb(dataset[sample.index][0])
+            for condition, view in mixer.views(sample, image, groups):
+                measured.add(sample.index)
+                yield condition, view, sample.label
+
+    with _evaluating(classifier) as device, torch.no_grad():
+        remaining = views()
+        while batch := list(islice(remaining, batch_size)):
+            conditions, images, labels = zip(*batch, strict=True)
+            guesses = classifier(_stacked(images, transform).to(device)).argmax(1).tolist()
+            for condition, guess, label in zip(conditions, guesses, labels, strict=True):
+                right[condition] = right.get(condition, 0) + (guess == label)
+    if not measured:
+        raise InputError(f"{mixer.store} has no plate of another image of the same class for any image of the dataset")
+    count = len(measured)
+    share = {condition: hits / count for condition, hits in right.items()}
+    return Bias(
+        original=share["original"],
+        mixed_same=share["mixed_same"],
+        mixed_rand=share["mixed_rand"],
+        only_fg=share["only_fg"],
+        position=tuple(tuple(share["cell", row, column] for column in range(3)) for row in range(3)),
+        size={factor: share["size", factor] if factor != 1 else share["mixed_rand"] for factor in mixer.sizes},
+        count=count,
+        skipped=len(samples) - count,
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    index: int
+    label: int
+    key: str
+    group: str  # "" where the store knows none, and so no image of the same
+
+
+class _Mixer:
+    """Finds an image's matte and other images' plates, and recombines them."""
+
+    def __init__(self, store: Store, recipe: str | Recipe | None, sizes: Sequence[float], seed: int) -> None:
+        self.store = store
+        wanted = recipe if recipe is None or isinstance(recipe, str) else recipe.background
+        self.filled: FilledRecipe = find_recipe(store, wanted)
+        self.pool = Pool(store.pool_file(self.filled), _MAX_COVERAGE)
+        self.sizes = tuple(sorted({1.0, *map(float, sizes)}))
+        self.seed = seed
+
+    def look_up(self, index: int, image: Any, label: int) -> _Sample | None:
+        """None where there is no usable matte."""
+        key = image_key(image)
+        matte = self._matte(key)
+        group = (self.store.provenance(self._name("matte", key)) or {}).get("group")
+        return None if matte is None or matte.unusable else _Sample(index, int(label), key, group or "")
+
+    def views(self, sample: _Sample, image: Image, groups: Sequence[str]) -> Iterator[tuple[Any, Image]]:
+        """The image and its recombinations by condition; none where other images' plates are missing."""
+        rng = np.random.default_rng([self.seed, sample.index])
+        same, other = rng.random(2)
+        group = groups[int(rng.integers(len(groups)))]
+        matte = self._matte(sample.key)
+        size = image.shape[:2]
+        own_class, random_class = self._plate(sample, sample.group, same, size), self._plate(sample, group, other, size)
+        if matte is None or own_class is None or random_class is None:
+            return
+        yield "original", image
+        yield "mixed_same", composite(image, matte, own_class)
+        yield "mixed_rand", composite(image, matte, random_class)
+        yield "only_fg", composite(image, matte, np.zeros_like(image))
+        for row in range(3):
+            for column in range(3):
+                yield (
+                    ("cell", row, column),
+                    composite(image, matte, random_class, matrix=_into_cell(matte, row, column)),
+                )
+        for factor in self.sizes:
+            if factor != 1:
+                move = place(Placement(scale=(factor, factor)), matte, PlacementDraws(0, 0, 0, 1, 0))
+                matrix = None if move is None else move.matrix
+                yield ("size", factor), composite(image, matte, random_class, matrix=matrix)
+
+    def _plate(self, sample: _Sample, group: str, uniform: float, size: tuple[int, ...]) -> Image | None:
+        """The plate of another image of the group."""
+        for key, _ in self.pool.draw("same", group, uniform):
+            data = None if key == sample.key else self.store.get(self._name("plate", key))
+            if data is not None:
+                return cover(decode_image(data), size[0], size[1])
+        return None
+
+    def _matte(self, key: str) -> Matte | None:
+        data = self.store.get(self._name("matte", key))
+        try:
+            return None if data is None else Matte.from_bytes(data)
+        except CorruptEntry:
+            return None
+
+    def _name(self, artifact: str, key: str) -> str:
+        return entry_name(artifact, self.filled.fingerprints["remove" if artifact == "matte" else "inpaint"], key)
+
+
+def _into_cell(matte: Matte, row: int, column: int) -> Matrix:
+    """To the middle of a cell of the 3 x 3 grid, and no larger than it."""
+    height, width = matte.size
+    left, top, right, bottom = matte.box
+    scale = min(1.0, width / 3 / (right - left), height / 3 / (bottom - top))
+    target = np.array([(column + 0.5) * width / 3, (row + 0.5) * height / 3])
+    center = np.array([left + right, top + bottom]) / 2
+    return np.column_stack([scale * np.eye(2), target - scale * center])
+
+
+def _stacked(images: Sequence[Image], transform: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor:
+    tensors = [torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in images]
+    inputs = [F.to_dtype(one, torch.float32, scale=True) if transform is None else transform(one) for one in tensors]
+    if len({one.shape for one in inputs}) > 1:
+        raise InputError("the images differ in size: pass a `transform` that makes them the classifier's size")
+    return torch.stack(inputs)
+
+
+@contextmanager
+def _evaluating(classifier: Any) -> Iterator[torch.device]:
+    """The classifier in evaluation mode; gives the device it is on."""
+    if not isinstance(classifier, torch.nn.Module):
+        yield torch.device("cpu")
+        return
+    training = {module: module.training for module in classifier.modules()}
+    classifier.eval()
+    try:
+        yield next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
