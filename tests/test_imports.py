@@ -35,4 +35,5 @@ def test_prewarming_and_the_command_line_load_a_models_library_only_when_it_is_u
 
 def test_both_public_names_are_what_they_should_be():
     code = "import augment.prewarming; from augment import prewarm, Recipe; assert callable(prewarm) and Recipe.load"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
