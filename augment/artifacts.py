@@ -145,7 +145,7 @@ def encode_image(image: Image, codec: ImageCodec, quality: int = 92) -> bytes:
 
 
 def decode_image(data: bytes | memoryview) -> Image:
-    """Bytes of any codec to `(H, W, 3)` uint8 RGB. Raw pixels are a read-only view of `data`. Raises CorruptEntry."""
+    """Bytes of any codec to `(H, W, 3)` uint8 RGB. Raw pixels are a view of `data`. Raises CorruptEntry."""
     if data[:4] == _RAW_MAGIC:
         _, height, width = _RAW_HEADER.unpack_from(data)
         if len(data) != _RAW_HEADER.size + 3 * height * width:

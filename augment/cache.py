@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import diskcache
+import numpy as np
 from diskcache.core import MODE_BINARY, MODE_RAW
 from filelock import FileLock
 
@@ -54,9 +55,11 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
             raise TypeError(f"a store holds bytes, not {type(value).__name__}")
         return super().store(value, read, key=key)
 
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes | memoryview:
         if mode not in (MODE_RAW, MODE_BINARY) or read:
             raise CorruptEntry(f"an entry of diskcache's mode {mode}, which is not bytes")
+        if mode == MODE_BINARY:
+            return _read_file(os.path.join(self._directory, str(filename)))
         data = super().fetch(mode, filename, value, read)
         if type(data) is not bytes:
             raise CorruptEntry(f"an entry that is {type(data).__name__}, not bytes")
@@ -261,9 +264,9 @@ class Cache:
         self._pid = os.getpid()
         return self._fanout
 
-    def _read(self, name: str) -> bytes | None:
+    def _read(self, name: str) -> bytes | memoryview | None:
         try:
-            data: bytes | None = self._open().get(name, retry=True)
+            data: bytes | memoryview | None = self._open().get(name, retry=True)
         except (sqlite3.DatabaseError, CorruptEntry) as error:
             self._report_damage(name, error)
             return None
@@ -285,6 +288,14 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache({str(self.directory)!r})"
+
+
+def _read_file(path: str) -> memoryview:
+    """A file's bytes in memory that may be written to, so that a raw image needs no copy to become a composite."""
+    with open(path, "rb", buffering=0) as file:
+        data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        size = file.readinto(data)
+    return data.data[:size]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

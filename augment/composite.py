@@ -15,6 +15,7 @@ from augment.errors import InputError
 Blend: TypeAlias = Literal["alpha", "feather", "poisson"]
 BLENDS = get_args(Blend)
 
+_PIXEL = np.dtype("V3")
 _PAD = 2  # pixels around an object that is interpolated
 _FEATHER = 0.006  # of the image's diagonal: 4 pixels at 512 x 512, about the width of a lens's own softness
 
@@ -27,21 +28,26 @@ def composite(
     blend: Blend = "alpha",
     harmonize: float = 0.0,
     matrix: NDArray[np.float64] | None = None,
+    out: Image | None = None,
 ) -> Image:
     """The object of `image` over `background`; both of the matte's size. Only where the object goes is computed.
 
     `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards, "poisson" keeps the object's
     gradients and takes its colours at the edge from the background. `harmonize`, 0 to 1, moves the object's colours
     that far towards the background's. `matrix` (2, 3), if given, is where the object's continuous coordinates (see
-    `augment.placement`) go. No input is changed. Raises InputError where sizes differ.
+    `augment.placement`) go. The result is written to `out`, which may be `background` itself, and otherwise no input is
+    changed. Raises InputError where sizes differ.
     """
     for name, shape in (("image", image.shape), ("background", background.shape)):
         if shape != (*matte.size, 3):
             raise InputError(f"the {name} is {shape} and the matte is for {(*matte.size, 3)}")
     left, top, right, bottom = matte.box
-    result = background.copy()
+    if out is None:
+        out = background.copy()
+    elif out is not background:
+        np.copyto(out, background)
     if matte.alpha.size == 0:
-        return result
+        return out
     object_ = object_colors(image[top:bottom, left:right], matte)
     if harmonize:
         object_ = _harmonized(object_, matte.alpha, background, harmonize)
@@ -50,13 +56,12 @@ def composite(
         object_, alpha, (left, top) = _warped(object_, alpha, matte, matrix)
         right, bottom = left + alpha.shape[1], top + alpha.shape[0]
         if alpha.size == 0:
-            return result
-    window = (slice(top, bottom), slice(left, right))
+            return out
+    window = out[top:bottom, left:right]
     if blend == "poisson":
-        object_ = _poisson(object_, alpha, background, window)
-    weight = alpha * np.float32(1 / 255)
-    result[window] = cv2.blendLinear(object_, background[window], weight, 1 - weight)
-    return result
+        object_ = _poisson(object_, alpha, window)
+    _blend(object_, alpha, window)
+    return out
 
 
 def cutout(image: Image, matte: Matte) -> NDArray[np.uint8]:
@@ -71,9 +76,9 @@ def object_colors(crop: Image, matte: Matte) -> Image:
     """The crop of the matte's box, its soft pixels in the object's own colour where the matte knows it."""
     if not len(matte.edge_colors):
         return crop
-    colors = np.array(crop)
-    # By index: assigning under a mask takes twice as long.
-    colors.reshape(-1, 3)[np.flatnonzero(_soft(matte.alpha))] = matte.edge_colors
+    colors = crop.copy()
+    # Pixels as single items: NumPy assigns those under a mask five times as fast as rows of three.
+    colors.view(_PIXEL)[_soft(matte.alpha), 0] = matte.edge_colors.view(_PIXEL)[:, 0]
     return colors
 
 
@@ -114,7 +119,19 @@ def _fuse(
 
 
 def _soft(alpha: Alpha) -> NDArray[np.bool_]:
-    return (alpha > 0) & (alpha < 255)
+    return np.asarray(cv2.inRange(alpha, 1, 254)).view(np.bool_)
+
+
+def _blend(object_: Image, alpha: Alpha, window: Image) -> None:
+    """The object over `window`, in place.
+
+    In eight bits, each product rounded: where alpha is 0 or 255 nothing changes, else by at most one grey level.
+    """
+    weight = cv2.merge([alpha, alpha, alpha])
+    object_ = cv2.multiply(object_, weight, scale=1 / 255)
+    cv2.bitwise_not(weight, dst=weight)
+    cv2.multiply(window, weight, dst=weight, scale=1 / 255)
+    cv2.add(object_, weight, dst=window)
 
 
 def _feathered(matte: Matte) -> Alpha:
@@ -186,7 +203,7 @@ def _warped(
     )
 
 
-def _poisson(object_: Image, alpha: Alpha, background: Image, window: tuple[slice, slice]) -> Image:
+def _poisson(object_: Image, alpha: Alpha, background: Image) -> Image:
     """The object with its gradients kept and its colours at the edge made the background's.
 
     Pérez, Gangnet and Blake, "Poisson Image Editing" (2003), by OpenCV, on the object's window with a margin alone.
@@ -197,7 +214,7 @@ def _poisson(object_: Image, alpha: Alpha, background: Image, window: tuple[slic
     if min(width, height) < 3:
         return object_
     around = [(margin, margin), (margin, margin), (0, 0)]
-    source, target = (np.pad(part, around, mode="edge") for part in (object_, background[window]))
+    source, target = (np.pad(part, around, mode="edge") for part in (object_, background))
     center = (left + width // 2, top + height // 2)
     cloned = cv2.seamlessClone(source, target, solid, center, cv2.NORMAL_CLONE)[margin:-margin, margin:-margin]
     # Soft pixels outside the mask get the background's colour from it, and would fade twice.

@@ -30,18 +30,18 @@ def seal(payload: bytes, provenance: Provenance) -> bytes:
     return struct.pack("<4sQ", _MAGIC, xxhash.xxh3_64_intdigest(checked)) + checked
 
 
-def unseal(data: bytes) -> memoryview:
+def unseal(data: bytes | memoryview) -> memoryview:
     """The artifact's bytes, without a copy. Raises CorruptEntry where a single bit is not as it was sealed."""
     return memoryview(data)[_HEADER.size + _checked_length(data) :]
 
 
-def provenance_of(data: bytes) -> Provenance:
+def provenance_of(data: bytes | memoryview) -> Provenance:
     """Where the entry came from. Raises CorruptEntry like `unseal`."""
-    provenance: Provenance = json.loads(data[_HEADER.size : _HEADER.size + _checked_length(data)])
+    provenance: Provenance = json.loads(bytes(data[_HEADER.size : _HEADER.size + _checked_length(data)]))
     return provenance
 
 
-def _checked_length(data: bytes) -> int:
+def _checked_length(data: bytes | memoryview) -> int:
     if len(data) < _HEADER.size:
         raise CorruptEntry(f"{len(data)} bytes are too few for an entry")
     magic, checksum, length = _HEADER.unpack_from(data)

@@ -165,6 +165,7 @@ class Sampler:
             blend="alpha" if exact else self.blend,
             harmonize=0.0 if exact else self.harmonize,
             matrix=None if move is None else move.matrix,
+            out=background,
         )
         return Composite(result, move)
 
@@ -191,7 +192,7 @@ class Sampler:
             return None
 
     def _background(self, key: str, image: Image, draws: Draws, computable: bool) -> Image:
-        """A background of the image's size. Raises _Miss."""
+        """A background of the image's size, in memory of its own. Raises _Miss."""
         kind, relation = self.source.pick(draws.source)
         own = relation is None
         found = self._other(kind, relation, key, draws) if relation else self._own(kind, key, draws)
@@ -205,7 +206,9 @@ class Sampler:
         height, width = image.shape[:2]
         if found.shape[:2] != (height, width):
             found = cover(found, height, width, draws.x, draws.y)
-        return np.ascontiguousarray(found[:, ::-1]) if not own and draws.flip < self.source.flip else found
+        if not own and draws.flip < self.source.flip:
+            found = np.asarray(cv2.flip(found, 1))
+        return found if found.flags.writeable else found.copy()
 
     def _own(self, kind: str, key: str, draws: Draws) -> Image | None:
         return self._read_background(kind, key, self.filled.variants, draws.variant)

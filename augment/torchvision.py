@@ -247,7 +247,9 @@ def _pil_writer(image: PIL.Image.Image) -> Callable[[Image], PIL.Image.Image]:
         )
 
     def write(composite: Image) -> PIL.Image.Image:
-        result = PIL.Image.fromarray(composite).convert(image.mode)
+        result = PIL.Image.fromarray(composite)
+        if image.mode != "RGB":  # convert copies in any case
+            result = result.convert(image.mode)
         if image.mode.endswith("A"):
             result.putalpha(image.getchannel("A"))
         return result
