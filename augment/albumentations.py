@@ -142,9 +142,9 @@ class ReplaceBackground(A.DualTransform):  # type: ignore[misc]  # untyped
 
         def replaced(image: NDArray[Any], key: str | None = None) -> NDArray[Any]:
             write_back = _writer(image)
-            composite = self._sampler.replace(to_rgb(image), draws, labels, key, movable)
-            moves.append(None if composite is None else composite.move)
-            return image if composite is None else write_back(composite.image)
+            replacement = self._sampler.replace(to_rgb(image), draws, labels, key, movable)
+            moves.append(None if replacement is None else replacement.move)
+            return image if replacement is None else write_back(replacement.composite())
 
         for name, kind in kinds.items():
             if kind == "image":

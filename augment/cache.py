@@ -294,7 +294,7 @@ def _read_file(path: str) -> memoryview:
     """A file's bytes in memory that may be written to, so that a raw image needs no copy to become a composite."""
     with open(path, "rb", buffering=0) as file:
         data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
-        size = file.readinto(data)
+        size = file.readinto(data.data)
     return data.data[:size]
 
 

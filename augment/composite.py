@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import cv2
@@ -20,6 +20,22 @@ _PAD = 2  # pixels around an object that is interpolated
 _FEATHER = 0.006  # of the image's diagonal: 4 pixels at 512 x 512, about the width of a lens's own softness
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What goes over a background: colours `(h, w, 3)` and alpha `(h, w)`, uint8, and where their corner lies."""
+
+    colors: Image
+    alpha: Alpha
+    left: int
+    top: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns it covers."""
+        height, width = self.alpha.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
 def composite(
     image: Image,
     matte: Matte,
@@ -28,40 +44,59 @@ def composite(
     blend: Blend = "alpha",
     harmonize: float = 0.0,
     matrix: NDArray[np.float64] | None = None,
-    out: Image | None = None,
 ) -> Image:
-    """The object of `image` over `background`; both of the matte's size. Only where the object goes is computed.
+    """The object of `image` over `background`; both of the matte's size. No input is changed.
 
     `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards, "poisson" keeps the object's
     gradients and takes its colours at the edge from the background. `harmonize`, 0 to 1, moves the object's colours
     that far towards the background's. `matrix` (2, 3), if given, is where the object's continuous coordinates (see
-    `augment.placement`) go. The result is written to `out`, which may be `background` itself, and otherwise no input is
-    changed. Raises InputError where sizes differ.
+    `augment.placement`) go. Raises InputError where sizes differ.
     """
+    layer = object_layer(image, matte, background, blend=blend, harmonize=harmonize, matrix=matrix)
+    return lay(layer, background.copy())
+
+
+def object_layer(
+    image: Image,
+    matte: Matte,
+    background: Image,
+    *,
+    blend: Blend = "alpha",
+    harmonize: float = 0.0,
+    matrix: NDArray[np.float64] | None = None,
+) -> Layer:
+    """The object as it goes over this background; the arguments are those of `composite`."""
     for name, shape in (("image", image.shape), ("background", background.shape)):
         if shape != (*matte.size, 3):
             raise InputError(f"the {name} is {shape} and the matte is for {(*matte.size, 3)}")
     left, top, right, bottom = matte.box
-    if out is None:
-        out = background.copy()
-    elif out is not background:
-        np.copyto(out, background)
-    if matte.alpha.size == 0:
-        return out
-    object_ = object_colors(image[top:bottom, left:right], matte)
-    if harmonize:
-        object_ = _harmonized(object_, matte.alpha, background, harmonize)
-    alpha = _feathered(matte) if blend == "feather" else matte.alpha
-    if matrix is not None:
-        object_, alpha, (left, top) = _warped(object_, alpha, matte, matrix)
-        right, bottom = left + alpha.shape[1], top + alpha.shape[0]
-        if alpha.size == 0:
-            return out
-    window = out[top:bottom, left:right]
-    if blend == "poisson":
-        object_ = _poisson(object_, alpha, window)
-    _blend(object_, alpha, window)
-    return out
+    colors, alpha = object_colors(image[top:bottom, left:right], matte), matte.alpha
+    if alpha.size:
+        if harmonize:
+            colors = _harmonized(colors, alpha, background, harmonize)
+        if blend == "feather":
+            alpha = _feathered(matte)
+        if matrix is not None:
+            colors, alpha, (left, top) = _warped(colors, alpha, matte, matrix)
+    layer = Layer(colors, alpha, left, top)
+    if blend == "poisson" and alpha.size:
+        return replace(layer, colors=_poisson(colors, alpha, background[layer.window]))
+    return layer
+
+
+def lay(layer: Layer, background: Image) -> Image:
+    """The layer over the background, which is changed and returned.
+
+    In eight bits, each product rounded: nothing changes where alpha is 0 or 255, elsewhere at most one grey level.
+    """
+    if layer.alpha.size:
+        window = background[layer.window]
+        weight = cv2.merge([layer.alpha] * 3)
+        over = cv2.multiply(layer.colors, weight, scale=1 / 255)
+        cv2.bitwise_not(weight, dst=weight)
+        cv2.multiply(window, weight, dst=weight, scale=1 / 255)
+        cv2.add(over, weight, dst=window)
+    return background
 
 
 def cutout(image: Image, matte: Matte) -> NDArray[np.uint8]:
@@ -120,18 +155,6 @@ def _fuse(
 
 def _soft(alpha: Alpha) -> NDArray[np.bool_]:
     return np.asarray(cv2.inRange(alpha, 1, 254)).view(np.bool_)
-
-
-def _blend(object_: Image, alpha: Alpha, window: Image) -> None:
-    """The object over `window`, in place.
-
-    In eight bits, each product rounded: where alpha is 0 or 255 nothing changes, else by at most one grey level.
-    """
-    weight = cv2.merge([alpha, alpha, alpha])
-    object_ = cv2.multiply(object_, weight, scale=1 / 255)
-    cv2.bitwise_not(weight, dst=weight)
-    cv2.multiply(window, weight, dst=weight, scale=1 / 255)
-    cv2.add(object_, weight, dst=window)
 
 
 def _feathered(matte: Matte) -> Alpha:

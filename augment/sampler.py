@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from augment.artifacts import Image, Matte, decode_image
 from augment.cache import Cache
-from augment.composite import BLENDS, Blend, composite
+from augment.composite import BLENDS, Blend, Layer, lay, object_layer
 from augment.counts import Counts
 from augment.entries import entry_name
 from augment.errors import CorruptEntry, InputError, MissError, StoreError
@@ -64,11 +64,16 @@ DRAWS = len(Draws._fields) - 1 + len(PlacementDraws._fields)
 
 
 @dataclass(frozen=True, eq=False)
-class Composite:
-    """A composite `(H, W, 3)` uint8, and how the object moved; None where it stayed."""
+class Replacement:
+    """A background `(H, W, 3)` uint8, what goes over it, and how the object moved; None where it stayed."""
 
-    image: Image
+    background: Image
+    layer: Layer
     move: Move | None
+
+    def composite(self) -> Image:
+        """The layer over the background, in the background's memory."""
+        return lay(self.layer, self.background)
 
 
 class _Miss(Exception):
@@ -114,6 +119,7 @@ class Sampler:
         self._pool = self._open_pool()
         self._paths = PathIndex(self.store.paths_file())
         self._misses = self.store.misses(self.filled) if isinstance(self.store, Cache) else None
+        self._in_worker = False
 
     def replace(
         self,
@@ -122,13 +128,17 @@ class Sampler:
         labels: Sequence[Labels] = (),
         key: str | None = None,
         movable: bool = True,
-    ) -> Composite | None:
-        """A composite of the image `(H, W, 3)` uint8, or None, counted, where it must stay as it is.
+    ) -> Replacement | None:
+        """A new background for the image `(H, W, 3)` uint8, or None, counted, where it must stay as it is.
 
         `key` is the image's key or path, where its pixels are not those that were prewarmed but a resized version of
         them; `movable` says whether all labels are known to go with this image. Raises MissError with
         `on_miss="raise"`.
         """
+        if not self._in_worker and get_worker_info() is not None:
+            self._in_worker = True
+            # One thread, as torch gives each of its workers: they are many, and OpenCV's pool does not survive a fork.
+            cv2.setNumThreads(0)
         keys = [image_key(image)] if key is None else self._keys(key)
         computable = key is None and self.on_miss == "compute"
         try:
@@ -158,16 +168,15 @@ class Sampler:
         self.counts.add("hits")
         # Neither a faded edge nor moved colours where pixels are labelled: those stay, byte for byte.
         exact = bool(labels) and self.protect_labels
-        result = composite(
+        layer = object_layer(
             image,
             widened,
             background,
             blend="alpha" if exact else self.blend,
             harmonize=0.0 if exact else self.harmonize,
             matrix=None if move is None else move.matrix,
-            out=background,
         )
-        return Composite(result, move)
+        return Replacement(background, layer, move)
 
     def _keys(self, key: str) -> list[str]:
         """The keys of a sample that carries its key or path."""

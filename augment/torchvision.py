@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvision's own name for it
 
-from augment.artifacts import Image
+from augment.artifacts import Alpha, Image
 from augment.composite import Blend
 from augment.errors import InputError
 from augment.keys import image_key, to_rgb
 from augment.labels import Labels
 from augment.placement import Move, Placement
 from augment.pools import Source
-from augment.sampler import DRAWS, Draws, OnMiss, Sampler
+from augment.sampler import DRAWS, Draws, OnMiss, Replacement, Sampler
 from augment.schedules import Chance, Schedule
 from augment.store import Store
 
@@ -128,14 +130,14 @@ class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has 
         key = keys[0] if keys else None
         composites, move = {}, None
         for number, leaf in enumerate(images):
-            write_back = _writer(leaf)
+            write_back = self._writer(leaf)
             draws = Draws.of(uniforms[DRAWS * number : DRAWS * (number + 1)])
-            composite = self._sampler.replace(
+            replacement = self._sampler.replace(
                 to_rgb(leaf), draws, labels, key, movable=len(images) == 1 or not any(labels)
             )
-            if composite is not None:
-                composites[id(leaf)] = write_back(composite.image)
-                move = composite.move
+            if replacement is not None:
+                composites[id(leaf)] = write_back(replacement)
+                move = replacement.move
         return {"composites": composites, "move": move}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -143,6 +145,11 @@ class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has 
         if params["move"] is not None and not _is_image(inpt):
             return _moved(inpt, params["move"])
         return params["composites"].get(id(inpt), inpt)
+
+    def _writer(self, leaf: Any) -> Callable[[Replacement], Any]:
+        """What becomes of a leaf that gets a new background. Raises InputError where it cannot be that."""
+        write_back = _writer(leaf)
+        return lambda replacement: write_back(replacement.composite())
 
     def extra_repr(self) -> str:
         # torchvision itself leaves out what is not a number or a text.
@@ -152,6 +159,89 @@ class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has 
             if _is_compound(getattr(self, name))
         ]
         return ", ".join([f"{self._sampler.store}", f"recipe={self._sampler.filled.name}", super().extra_repr(), *more])
+
+
+class Layers(NamedTuple):
+    """Images in layers, for `ReplaceBackgroundBatch` to blend: uint8 tensors, one image's or a batch's.
+
+    `object` and `background` are `(…, H, W, 3)` RGB, `alpha` `(…, H, W, 1)`: 0 background … 255 object. An image that
+    stays as it is is all object.
+    """
+
+    object: torch.Tensor
+    alpha: torch.Tensor
+    background: torch.Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Layers:
+        """The same on another device."""
+        return Layers(*(layer.to(device, non_blocking=non_blocking) for layer in self))
+
+
+class ReplaceBackgroundBatch(nn.Module):
+    """`ReplaceBackground` in two halves, for loops that augment whole batches on the GPU.
+
+    In the workers, its `collate` looks samples up and batches them, each image as `Layers`; in the training loop the
+    module blends a batch on the device it is on. The images of a batch have to be of one size; the Dataset gives them
+    without any transform but a resize (with a `Key`, see `ReplaceBackground`). The arguments are those of
+    `ReplaceBackground`, and so are the draws: the same seed gives the same composites, within one grey level.
+
+        replace = ReplaceBackgroundBatch("path/to/cache", p=0.5)
+        for layers, labels in DataLoader(dataset, batch_size=64, num_workers=8, collate_fn=replace.collate):
+            images = replace(layers.to("cuda"))  # (64, 3, H, W) uint8
+    """
+
+    def __init__(self, store: Store | str | Path, **arguments: Any) -> None:
+        super().__init__()
+        self._split = _Split(store, **arguments)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """As `ReplaceBackground.counts`."""
+        return self._split.counts
+
+    def set_epoch(self, epoch: int) -> None:
+        """As `ReplaceBackground.set_epoch`."""
+        self._split.set_epoch(epoch)
+
+    def collate(self, samples: list[Any]) -> Any:
+        """Samples as torch's `default_collate` batches them, each image in them as `Layers`."""
+        return default_collate([self._split(sample) for sample in samples])
+
+    def forward(self, layers: Layers) -> torch.Tensor:
+        """The composites `(B, 3, H, W)` uint8, in channels-last memory, on the layers' device."""
+        weight = layers.alpha.float() / 255
+        blended = torch.lerp(layers.background.float(), layers.object.float(), weight)
+        return blended.round_().to(torch.uint8).movedim(-1, -3)
+
+    def extra_repr(self) -> str:
+        return self._split.extra_repr()
+
+
+class _Split(ReplaceBackground):
+    """`ReplaceBackground` up to the point where the layers are blended."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        result = super().transform(inpt, params)
+        if result is not inpt or not _is_image(inpt):
+            return result
+        image = to_rgb(inpt)
+        return _layers(image, np.full(image.shape[:2], 255, np.uint8), np.zeros_like(image))
+
+    def _writer(self, leaf: Any) -> Callable[[Replacement], Any]:
+        def write(replacement: Replacement) -> Layers:
+            layer, background = replacement.layer, replacement.background
+            colors = np.zeros_like(background)
+            alpha = np.zeros(background.shape[:2], np.uint8)
+            colors[layer.window], alpha[layer.window] = layer.colors, layer.alpha
+            return _layers(colors, alpha, background)
+
+        return write
+
+
+def _layers(colors: Image, alpha: Alpha, background: Image) -> Layers:
+    # Torch takes no array that cannot be written to.
+    arrays = (np.require(array, requirements="W") for array in (colors, alpha[..., None], background))
+    return Layers(*map(torch.from_numpy, arrays))
 
 
 class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types

@@ -21,7 +21,7 @@ from augment.errors import InputError, MissError, StoreError
 from augment.keys import image_key
 from augment.placement import Placement
 from augment.schedules import Cosine, Linear
-from augment.torchvision import Key, KeyedImageFolder, ReplaceBackground
+from augment.torchvision import Key, KeyedImageFolder, Layers, ReplaceBackground, ReplaceBackgroundBatch
 from tests import simple
 from tests.pictures import scene, write_folder
 
@@ -546,3 +546,71 @@ def test_computing_on_cuda_in_a_forked_worker_is_refused_with_the_way_out(tmp_pa
         loader = DataLoader(FailsInWorker(replace), None, num_workers=1, multiprocessing_context="fork")
         (answer,) = list(loader)
         assert expected in answer
+
+
+class Labelled(Dataset):
+    """Images with a class each."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        with PIL.Image.open(self.paths[index]) as file:
+            return file.convert("RGB"), index
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"p": 1, "blend": "feather", "harmonize": 0.5},
+        {"p": 1, "source": "pool", "placement": Placement(scale=(0.5, 1.5), translate="uniform", flip=0.5, rotate=20)},
+        {"p": 1, "blend": "poisson"},
+    ],
+)
+def test_a_blended_batch_is_what_the_transform_gives_for_each_image(filled, arguments):
+    cache, paths = filled
+    one_by_one, batch = ReplaceBackground(cache, **arguments), ReplaceBackgroundBatch(cache, **arguments)
+    dataset = Labelled(paths)
+    torch.manual_seed(3)
+    expected = [F.pil_to_tensor(one_by_one(dataset[n][0])) for n in range(len(dataset))]
+    torch.manual_seed(3)
+    layers, labels = batch.collate([dataset[n] for n in range(len(dataset))])
+    blended = batch(layers)
+    assert isinstance(layers, Layers)
+    assert blended.shape == (len(dataset), *expected[0].shape)
+    assert blended.dtype == torch.uint8
+    assert labels.tolist() == list(range(len(dataset)))
+    assert (blended.int() - torch.stack(expected).int()).abs().max() <= 1
+    assert batch.counts == one_by_one.counts
+
+
+def test_a_batch_collated_by_workers_is_blended_in_the_loop(filled):
+    cache, paths = filled
+    batch = ReplaceBackgroundBatch(cache, p=0.5)
+    loader = DataLoader(Labelled(paths), 4, num_workers=2, collate_fn=batch.collate)
+    dataset = Labelled(paths)
+    originals = [F.pil_to_tensor(dataset[n][0]) for n in range(len(dataset))]
+    torch.manual_seed(0)
+    changed = [
+        not torch.equal(image, originals[label])
+        for layers, labels in loader
+        for image, label in zip(batch(layers), labels.tolist(), strict=True)
+    ]
+    assert len(changed) == len(paths)
+    assert sum(changed) == batch.counts["hits"] > 0
+    assert not all(changed)
+
+
+def test_labels_go_into_the_batch_where_their_objects_are(cache, image):
+    batch = ReplaceBackgroundBatch(cache, p=1, placement=Placement(scale=(0.5, 0.5)))
+    labels = boxed()
+    layers, moved = batch.collate([(image, {name: labels[name] for name in ("boxes", "masks")})])
+    assert batch.counts["unmoved"] == 0
+    rows, columns = np.nonzero(moved["masks"][0, 0].numpy())
+    assert (layers.alpha[0, rows, columns] == 255).all()
+    held = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_allclose(moved["boxes"][0, 0], held, atol=1)
