@@ -204,25 +204,25 @@ class Sampler:
         """A background of the image's size, in memory of its own. Raises _Miss."""
         kind, relation = self.source.pick(draws.source)
         own = relation is None
-        found = self._other(kind, relation, key, draws) if relation else self._own(kind, key, draws)
+        size = height, width = image.shape[:2]
+        found = self._other(kind, relation, key, draws, size) if relation else self._own(kind, key, draws, size)
         if found is None and own and computable:
             self._compute(image, key)
-            found = self._own(kind, key, draws)
+            found = self._own(kind, key, draws, size)
         if found is None and self.on_miss == "pool":
-            own, found = False, self._other(kind, "any", key, draws)
+            own, found = False, self._other(kind, "any", key, draws, size)
         if found is None:
             raise _Miss
-        height, width = image.shape[:2]
         if found.shape[:2] != (height, width):
             found = cover(found, height, width, draws.x, draws.y)
         if not own and draws.flip < self.source.flip:
             found = np.asarray(cv2.flip(found, 1))
         return found if found.flags.writeable else found.copy()
 
-    def _own(self, kind: str, key: str, draws: Draws) -> Image | None:
-        return self._read_background(kind, key, self.filled.variants, draws.variant)
+    def _own(self, kind: str, key: str, draws: Draws, size: tuple[int, int]) -> Image | None:
+        return self._read_background(kind, key, self.filled.variants, draws.variant, size)
 
-    def _other(self, kind: str, relation: Relation, key: str, draws: Draws) -> Image | None:
+    def _other(self, kind: str, relation: Relation, key: str, draws: Draws, size: tuple[int, int]) -> Image | None:
         """The background or plate of another image."""
         if self._pool is None:
             return None
@@ -232,7 +232,7 @@ class Sampler:
             group = None if provenance is None else provenance.get("group")
         try:
             for other, variants in self._pool.draw(relation, group, draws.image):
-                found = self._read_background(kind, other, variants, draws.variant)
+                found = self._read_background(kind, other, variants, draws.variant, size)
                 if found is not None:
                     return found
         except CorruptEntry as error:
@@ -240,7 +240,9 @@ class Sampler:
             logger.warning("%s: %s; nothing is drawn from it: prewarm again to write it anew", self.store, error)
         return None
 
-    def _read_background(self, kind: str, key: str, variants: int, uniform: float) -> Image | None:
+    def _read_background(
+        self, kind: str, key: str, variants: int, uniform: float, size: tuple[int, int]
+    ) -> Image | None:
         if kind == "plate":
             names = [entry_name("plate", self.filled.fingerprints["inpaint"], key)]
         else:
@@ -251,7 +253,7 @@ class Sampler:
             data = self.store.get(name)
             try:
                 if data is not None:
-                    return decode_image(data)
+                    return decode_image(data, at_least=size)
             except CorruptEntry as error:
                 logger.warning("%s: %s cannot be read (%s) and counts as missing", self.store, name, error)
         return None

@@ -1,5 +1,6 @@
 """Artifacts there and back again, and entries that are not what was written."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -115,3 +116,14 @@ def test_any_truncation_is_noticed(payload, data):
     entry = seal(payload, {"seed": 7})
     with pytest.raises(CorruptEntry):
         unseal(entry[: data.draw(st.integers(0, len(entry) - 1))])
+
+
+@pytest.mark.parametrize(
+    ("at_least", "expected"), [((0, 0), (96, 128)), ((96, 128), (96, 128)), ((40, 64), (48, 64)), ((49, 10), (96, 128))]
+)
+def test_a_jpeg_is_decoded_at_half_its_size_where_that_is_enough(at_least, expected):
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8), (0, 0), 6)
+    small = decode_image(encode_image(image, "jpeg", 95), at_least)
+    assert small.shape[:2] == expected
+    wanted = cv2.resize(image, expected[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - wanted).max() <= 8
