@@ -1,0 +1,99 @@
+"""Timings that can be trusted on a busy machine: candidates in turn, ratios round by round, an older run to compare."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+_WORSE = 0.05  # a smaller change is not told, whatever the spread
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure's median over all rounds, and its quartiles; `goal` is the most or, with `more_is_better`, the least."""
+
+    median: float
+    low: float
+    high: float
+    goal: float | None = None
+    more_is_better: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float], goal: float | None = None, more_is_better: bool = False) -> Figure:
+        low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+        return cls(median, low, high, goal, more_is_better)
+
+    def __str__(self) -> str:
+        digits = 3 if self.median < 0.1 else 2 if self.median < 10 else 1 if self.median < 100 else 0
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} … {self.high:.{digits}f})"
+
+    def verdict(self) -> str:
+        """The goal, and whether it is met."""
+        if self.goal is None:
+            return ""
+        met = self.median >= self.goal if self.more_is_better else self.median <= self.goal
+        return f"{'≥' if self.more_is_better else '≤'} {self.goal:g} {'met' if met else '[bold]missed[/bold]'}"
+
+
+def in_turn(
+    candidates: Mapping[str, Callable[[int], object]], items: int, rounds: int, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Milliseconds of CPU time an item, one figure a round, of each candidate called with 0 … `items` - 1.
+
+    CPU time of this thread, which other processes disturb less than the clock: for what neither waits nor has threads.
+    """
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(-warm_up, rounds):
+        for name, candidate in candidates.items():
+            started = time.thread_time_ns()
+            for item in range(items):
+                candidate(item)
+            if number >= 0:
+                found[name].append((time.thread_time_ns() - started) / items / 1e6)
+    return found
+
+
+def ratios(values: Sequence[float], beside: Sequence[float]) -> list[float]:
+    """One figure by another, of the same round."""
+    return [one / other for one, other in zip(values, beside, strict=True)]
+
+
+def show(title: str, figures: Mapping[str, Figure], console: Console, caption: str = "") -> None:
+    """A table of figures, with the goals of those that have one."""
+    table = Table("figure", "median (quartiles)", "goal", title=title, caption=caption or None)
+    for name, figure in figures.items():
+        table.add_row(name, str(figure), figure.verdict())
+    console.print(table)
+
+
+def finish(figures: Mapping[str, Figure], file: Path | None, compare: Path | None, console: Console) -> None:
+    """Write the figures to `file`, and tell what is worse than in the file `compare` of an earlier run."""
+    if compare is not None:
+        worse = _worse(figures, {name: Figure(**old) for name, old in json.loads(compare.read_text()).items()})
+        for line in worse or [f"nothing is worse than in {compare}"]:
+            console.print(line, highlight=False)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({name: asdict(figure) for name, figure in figures.items()}, indent=1))
+
+
+def _worse(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> list[str]:
+    """Figures whose median lies beyond the older run's worse quartile."""
+    lines = []
+    for name in new.keys() & old.keys():
+        now, before = new[name], old[name]
+        change = now.median / before.median - 1
+        if now.more_is_better:
+            worse = now.median < before.low and change < -_WORSE
+        else:
+            worse = now.median > before.high and change > _WORSE
+        if worse:
+            lines.append(f"worse: {name}: {before.median:.3g} → {now.median:.3g} ({change:+.0%})")
+    return sorted(lines)
