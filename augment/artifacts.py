@@ -135,7 +135,7 @@ class Rejected:
     reason: str
 
 
-def encode_image(image: Image, codec: ImageCodec, quality: int = 92) -> bytes:
+def encode_image(image: Image, codec: ImageCodec, quality: int = 85) -> bytes:
     """`(H, W, 3)` uint8 RGB to bytes. `quality` is JPEG's, 1 to 100; the other codecs are lossless."""
     if codec == "raw":
         return _RAW_HEADER.pack(_RAW_MAGIC, *image.shape[:2]) + image.tobytes()

@@ -113,7 +113,7 @@ def object_colors(crop: Image, matte: Matte) -> Image:
         return crop
     colors = crop.copy()
     # Pixels as single items: NumPy assigns those under a mask five times as fast as rows of three.
-    colors.view(_PIXEL)[_soft(matte.alpha), 0] = matte.edge_colors.view(_PIXEL)[:, 0]
+    colors.view(_PIXEL)[..., 0][_soft(matte.alpha)] = matte.edge_colors.view(_PIXEL)[:, 0]
     return colors
 
 

@@ -8,6 +8,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -81,13 +82,19 @@ class Source:
 
     def pick(self, uniform: float) -> tuple[Kind, Relation | None]:
         """What the sample takes, and of which images: None is the image itself."""
-        table = {name: weight for name, weight in self.table().items() if weight}
-        ends = list(accumulate(table.values()))
-        name = list(table)[min(bisect_right(ends, uniform * ends[-1]), len(table) - 1)]
-        kind: Kind = "plate" if name.startswith("plates:") else "background"
-        of = name.removeprefix("plates:")
+        choices, ends = self._choices
+        return choices[min(bisect_right(ends, uniform * ends[-1]), len(choices) - 1)]
+
+    @cached_property
+    def _choices(self) -> tuple[list[tuple[Kind, Relation | None]], list[float]]:
+        """What there is to take, and the sums of the weights up to each."""
         relations: dict[str, Relation | None] = {"own": None, "pool": "any", "pool:same": "same", "pool:other": "other"}
-        return kind, relations[of]
+        table = {name: weight for name, weight in self.table().items() if weight}
+        choices: list[tuple[Kind, Relation | None]] = [
+            ("plate" if name.startswith("plates:") else "background", relations[name.removeprefix("plates:")])
+            for name in table
+        ]
+        return choices, list(accumulate(table.values()))
 
 
 def as_source(source: str | Mapping[str, Any] | Source) -> Source:
