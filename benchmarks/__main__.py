@@ -19,4 +19,5 @@ def main() -> None:
     typer.run(import_module(f"benchmarks.{name}").main)
 
 
-main()
+if __name__ == "__main__":  # and not where a spawned process imports it
+    main()

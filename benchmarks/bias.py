@@ -1,8 +1,10 @@
 """How much of a background bias each augmentation takes away.
 
 `python -m benchmarks bias` trains a small CNN on objects that each class shows before places of its own, so that the
-background gives the class away, and asks it for other objects before places it never saw. What is trained and tested
-on differs from seed to seed: which objects are kept for the test, which places are whose, and the network's start.
+background gives the class away, and asks it before places it never saw: for the objects it knows, in new scenes, which
+shows what the background has cost, and for new objects, which with the few there are to train on is hard for any
+network (one trained on these very places gets about 55 % right). What is trained and tested on differs from seed to
+seed: which objects are kept for the test, which places are whose, and the network's start.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from augment import Cache, Recipe, prewarm
-from augment.bias import Bias, measure
+from augment.bias import measure
 from augment.placement import Placement
 from augment.pools import Source
 from augment.torchvision import ReplaceBackground
 from benchmarks.scenes import Stamp, compose, places, stamps
 
 SEEDS = 5
+_FIRST_SEED = 10  # those below were looked at while classes, network and epochs were chosen
 SIZE = 64  # pixels
 # Folders of stamps; a single top folder has about ten objects. Mammals are left out: with them as a fourth class a
 # network got 41 % right even where it had trained before the places of the test.
@@ -63,17 +65,19 @@ class Scale:
     epochs: int
 
 
-QUICK = Scale(train=60, unrelated=100, related=12, variants=1, epochs=40)
-FULL = Scale(train=120, unrelated=150, related=40, variants=3, epochs=60)
+QUICK = Scale(train=60, unrelated=100, related=12, variants=1, epochs=80)
+FULL = Scale(train=120, unrelated=150, related=40, variants=3, epochs=80)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network's: accuracies on `unrelated` and `related` places, and its BG-Gap and centre bias on the latter."""
+    """One network's: accuracies for known and new objects before unrelated places and for new ones before `related`
+    places, and its BG-Gap and centre bias on the latter."""
 
     condition: str
     seed: int
-    unrelated: float
+    known: float
+    new: float
     related: float
     bg_gap: float
     center_bias: float
@@ -140,10 +144,12 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     # Not spawned: a new process would import `benchmarks.__main__`, which begins to run at once.
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        runs = list(pool.map(run, range(seeds), [scale] * seeds, [out] * seeds))
+        runs = list(pool.map(run, range(_FIRST_SEED, _FIRST_SEED + seeds), [scale] * seeds, [out] * seeds))
     outcomes = [outcome for run in runs for outcome in run]
     console.print(table(outcomes, scale, seeds))
-    console.print(f"{time.perf_counter() - start:.0f} s; bias at seed 0 plotted to {out}/bias-*.png", highlight=False)
+    console.print(
+        f"{time.perf_counter() - start:.0f} s; bias at the first seed plotted to {out}/bias-*.png", highlight=False
+    )
     if json:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(jsonlib.dumps([asdict(outcome) for outcome in outcomes], indent=1))
@@ -152,7 +158,7 @@ def main(
 def run(seed: int, scale: Scale, out: Path) -> list[Outcome]:
     """Every condition on the images of one seed."""
     torch.set_num_threads(1)
-    train, unrelated, related = datasets(seed, scale)
+    train, known, new, related = datasets(seed, scale)
     recipe = Recipe.load("classic").changed({"remove.backend": "masks"})
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
@@ -163,15 +169,16 @@ def run(seed: int, scale: Scale, out: Path) -> list[Outcome]:
             start = time.perf_counter()
             network = trained(train, augmentation, scale.epochs, seed)
             bias = measure(network, related, test_store)
-            if seed == 0:
+            if seed == _FIRST_SEED:
                 bias.plot(out / f"bias-{condition.replace(' ', '-')}.png")
-            found = accuracy(network, unrelated)
-            outcomes.append(_outcome(condition, seed, found, bias, time.perf_counter() - start))
+            found = (accuracy(network, known), accuracy(network, new), bias.original, bias.bg_gap, bias.center_bias)
+            outcomes.append(Outcome(condition, seed, *found, time.perf_counter() - start))
     return outcomes
 
 
-def datasets(seed: int, scale: Scale) -> tuple[Scenes, Scenes, Scenes]:
-    """To train on, to test before places never seen, and to test before each class's own places."""
+def datasets(seed: int, scale: Scale) -> tuple[Scenes, Scenes, Scenes, Scenes]:
+    """To train on; to test with its objects and with new ones before places never seen; with new ones before each
+    class's own places."""
     rng = np.random.default_rng(seed)
     all_places = places()
     names = rng.permutation(sorted(all_places))
@@ -186,6 +193,7 @@ def datasets(seed: int, scale: Scale) -> tuple[Scenes, Scenes, Scenes]:
         seen.append(order[count:])
     return (
         Scenes(seen, own, scale.train, rng),
+        Scenes(seen, others, scale.unrelated, rng),
         Scenes(held_out, others, scale.unrelated, rng),
         Scenes(held_out, own, scale.related, rng),
     )
@@ -242,13 +250,21 @@ def trained(train: Scenes, augmentation: Callable[[Any], Any] | None, epochs: in
 
 
 def small_cnn(classes: int) -> nn.Module:
-    """Four strided convolutions, 0.1 million parameters."""
-    widths = (3, 24, 48, 72, 96)
-    blocks: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        blocks += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    """Four convolutions, 0.2 million parameters."""
+
+    def block(before: int, after: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+
     return nn.Sequential(
-        *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(widths[-1], classes)
+        *block(3, 24, 2),
+        *block(24, 48, 2),
+        *block(48, 96, 1),
+        nn.MaxPool2d(2),
+        *block(96, 128, 1),
+        nn.AdaptiveMaxPool2d(1),  # an average would tell more of the background
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(128, classes),
     )
 
 
@@ -266,21 +282,25 @@ def table(outcomes: Sequence[Outcome], scale: Scale, seeds: int) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
         title=f"{images} images of {len(CLASSES)} classes, {scale.epochs} epochs, {seeds} seeds: mean ± deviation",
-        caption="gain: points of unrelated over none; unrelated: places never seen, own: its class's; new objects",
+        caption="known, new objects: before unrelated places, and gained over none; own: new ones before their class's",
     )
     drawn.add_column("training with", no_wrap=True)
-    for column in ("gain", "unrelated", "own", "BG-Gap", "center", "s"):
+    for column in ("known objects", "gain", "new objects", "gain", "own", "BG-Gap", "center", "s"):
         drawn.add_column(column, justify="right", no_wrap=True)
     by_condition: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_condition.setdefault(outcome.condition, []).append(outcome)
-    base = np.array([one.unrelated for one in by_condition["none"]])
     for condition, found in by_condition.items():
-        gain = np.array([one.unrelated for one in found]) - base
+        cells = []
+        for field in ("known", "new"):
+            accuracies, base = (
+                100 * np.array([getattr(one, field) for one in rows]) for rows in (found, by_condition["none"])
+            )
+            gain = "" if condition == "none" else _spread(accuracies - base, "+.1f")
+            cells += [_spread(accuracies), gain]
         drawn.add_row(
             condition,
-            "" if condition == "none" else _spread(100 * gain, "+.1f"),
-            _spread([100 * one.unrelated for one in found]),
+            *cells,
             _spread([100 * one.related for one in found], ".0f"),
             _spread([100 * one.bg_gap for one in found], "+.0f"),
             f"{np.mean([one.center_bias for one in found]):.2f}",
@@ -291,10 +311,6 @@ def table(outcomes: Sequence[Outcome], scale: Scale, seeds: int) -> Table:
 
 def _spread(values: Any, form: str = ".1f") -> str:
     return f"{np.mean(values):{form}} ± {np.std(values, ddof=min(1, len(values) - 1)):{form.lstrip('+')}}"
-
-
-def _outcome(condition: str, seed: int, unrelated: float, bias: Bias, seconds: float) -> Outcome:
-    return Outcome(condition, seed, unrelated, bias.original, bias.bg_gap, bias.center_bias, seconds)
 
 
 def _floats(images: Sequence[Any]) -> torch.Tensor:
