@@ -17,8 +17,7 @@ BLENDS = get_args(Blend)
 
 _PIXEL = np.dtype("V3")
 _PAD = 2  # pixels around an object that is interpolated
-# 8-bit Lab: about what daylight differs by between sun and shade. Found by looking: beyond it objects turn pale or blue.
-_MOST_MOVED = np.array([40.0, 12.0, 12.0])
+_MOST_MOVED = np.array([40.0, 12.0, 12.0])  # 8-bit Lab; found by looking: further, objects turn pale or blue
 _POISSON_REACH = 0.08  # of the diagonal of the object's window
 _FEATHER = 0.006  # of the image's diagonal: 4 pixels at 512 x 512, about the width of a lens's own softness
 
@@ -50,10 +49,10 @@ def composite(
 ) -> Image:
     """The object of `image` over `background`; both of the matte's size. No input is changed.
 
-    `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards, "poisson" keeps the object's
-    gradients and takes its colours at the edge from the background. `harmonize`, 0 to 1, moves the object's colours
-    that far towards the background's. `matrix` (2, 3), if given, is where the object's continuous coordinates (see
-    `augment.placement`) go. Raises InputError where sizes differ.
+    `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards, "poisson" halves the step in colour
+    at the edge and keeps the object's gradients. `harmonize`, 0 to 1, moves the object's colours that far towards the
+    background's, but never to another colour. `matrix` (2, 3), if given, is where the object's continuous coordinates
+    (see `augment.placement`) go. Raises InputError where sizes differ.
     """
     layer = object_layer(image, matte, background, blend=blend, harmonize=harmonize, matrix=matrix)
     return lay(layer, background.copy())
@@ -231,9 +230,10 @@ def _warped(
 
 
 def _poisson(object_: Image, alpha: Alpha, background: Image) -> Image:
-    """The object with its gradients kept and its colours at the edge made the background's.
+    """The object with its gradients kept, and near its edge with colours half way to the background's.
 
-    Pérez, Gangnet and Blake, "Poisson Image Editing" (2003), by OpenCV, on the object's window with a margin alone.
+    Pérez, Gangnet and Blake, "Poisson Image Editing" (2003), by OpenCV, on the object's window with a margin alone. Its
+    change would reach all of a plain object, and take all of a slim one's contrast: it is halved, and fades inwards.
     """
     margin = 3  # OpenCV needs pixels around the mask, and clears its outermost ones
     solid = np.pad((alpha >= 128).astype(np.uint8) * np.uint8(255), margin)
@@ -244,8 +244,6 @@ def _poisson(object_: Image, alpha: Alpha, background: Image) -> Image:
     source, target = (np.pad(part, around, mode="edge") for part in (object_, background))
     center = (left + width // 2, top + height // 2)
     cloned = cv2.seamlessClone(source, target, solid, center, cv2.NORMAL_CLONE)
-    # What it changes would reach all of a plain object, and take a slim one's contrast to the background: it is made to
-    # fade inwards, from a half at the edge.
     reach = max(1.0, _POISSON_REACH * float(np.hypot(*background.shape[:2])))
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)  # 1 at the edge
     share = 0.5 * np.exp((1 - depth) / reach)

@@ -57,8 +57,8 @@ class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has 
             MissError, or, where only its background is lacking, take one from the "pool".
         placement: how the object may be moved, an `augment.placement.Placement`; None keeps it where it is. It also
             stays where a label speaks of anything but the object, or where several images share a sample's labels.
-        blend: "alpha", "feather" for an edge that fades inwards, or "poisson" for one without a step in colour.
-        harmonize: how far, 0 to 1, the object's colours move towards the background's.
+        blend: "alpha", "feather" for an edge that fades inwards, or "poisson" for one whose step in colour is halved.
+        harmonize: how far, 0 to 1, the object's colours move towards the background's, within what another light does.
         protect_labels: keep every labelled pixel. The matte is widened to the sample's masks; a sample is kept as it
             is where its boxes or keypoints say that the matte is not the labelled object; and a sample with any such
             label is blended by alpha alone, without `harmonize`.

@@ -133,7 +133,7 @@ def lab_mean(image, inside):
 
 def test_harmonize_moves_the_objects_colours_towards_the_background():
     inside = ALPHA == 255
-    ground = np.clip(IMAGE[inside].mean(0) + (-20, 6, 8), 0, 255).astype(np.uint8) * np.ones_like(IMAGE)
+    ground = np.clip(IMAGE[inside].mean(0) + np.array([-20, 6, 8]), 0, 255).astype(np.uint8) * np.ones_like(IMAGE)
     target = lab_mean(ground, inside)
     means = [lab_mean(composite(IMAGE, MATTE, ground, harmonize=strength), inside) for strength in (0.0, 0.5, 1.0)]
     distances = [np.linalg.norm(mean - target) for mean in means]
