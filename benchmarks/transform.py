@@ -40,6 +40,7 @@ CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
 SIZES = (224, 512, 1024)
 _QUALITY = 92  # of the images' JPEG
 _SEED = 7
+_PASSES = 3  # over all images at a candidate's turn
 # At 512 x 512, beside Pillow's decoding.
 GOALS = {"raw": 0.25, "jpeg": 0.8}
 _TIMES_FASTER_THAN_FORAUG = 10
@@ -97,7 +98,7 @@ def main(
     console = Console()
     figures: dict[str, Figure] = {}
     for size in (512,) if quick else SIZES:
-        count, rounds = (4, 30) if quick else (8, 60)
+        count, rounds = (4, 10) if quick else (8, 20)
         with tempfile.TemporaryDirectory() as folder:
             stores, samples = fill(Path(folder), size, count)
             at_size, milliseconds = measure(stores, samples, size, rounds)
@@ -172,7 +173,7 @@ def measure(
     for candidate in candidates.values():  # what a sample is made into is made now
         for number in range(len(samples)):
             candidate(number)
-    milliseconds = in_turn(candidates, len(samples), rounds)
+    milliseconds = in_turn(candidates, len(samples), rounds, _PASSES)
     decoding, foraug = milliseconds["Pillow decodes"], milliseconds["ForAug's recombination"]
     figures = {}
     for codec in stores:

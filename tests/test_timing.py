@@ -21,8 +21,8 @@ def test_a_goal_is_met_from_the_right_side(goal, more_is_better, met):
 
 def test_candidates_are_called_in_turn_with_every_item():
     calls = []
-    found = in_turn({"a": lambda n: calls.append(("a", n)), "b": lambda n: calls.append(("b", n))}, 2, 3, warm_up=1)
-    assert calls == [("a", 0), ("a", 1), ("b", 0), ("b", 1)] * 4
+    found = in_turn({"a": lambda n: calls.append(("a", n)), "b": lambda n: calls.append(("b", n))}, 2, 3, passes=2)
+    assert calls == ([("a", 0), ("a", 1)] * 3 + [("b", 0), ("b", 1)] * 3) * 3
     assert [len(values) for values in found.values()] == [3, 3]
     assert ratios([4.0, 6.0], [2.0, 3.0]) == [2.0, 2.0]
 
