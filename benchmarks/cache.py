@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ def _filled(folder: Path, size: int) -> Cache:
 
 
 def _lookup(store: Cache, size: int) -> Callable[[int], object]:
-    names = [_name(int(number)) for number in np.random.default_rng(1).integers(size, size=_LOOKUPS)]
-    return lambda n: store.get(names[n])
+    # Others each time, so that what SQLite still holds of the last ones does not make a large store look small.
+    names = cycle([_name(int(number)) for number in np.random.default_rng(1).integers(size, size=50 * _LOOKUPS)])
+    return lambda n: store.get(next(names))
 
 
 def _draw(path: Path, size: int) -> Callable[[int], object]:
