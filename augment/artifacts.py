@@ -135,8 +135,8 @@ class Rejected:
     reason: str
 
 
-def encode_image(image: Image, codec: ImageCodec, quality: int = 85) -> bytes:
-    """`(H, W, 3)` uint8 RGB to bytes. `quality` is JPEG's, 1 to 100; the other codecs are lossless."""
+def encode_image(image: Image, codec: ImageCodec, quality: int = 75) -> bytes:
+    """`(H, W, 3)` uint8 RGB to bytes. `quality` is JPEG's, 1 to 100 (75 is Pillow's); the other codecs are lossless."""
     if codec == "raw":
         return _RAW_HEADER.pack(_RAW_MAGIC, *image.shape[:2]) + image.tobytes()
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if codec == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]

@@ -233,7 +233,7 @@ class Cache:
                 elif any(other.name != ".lock" for other in self.directory.iterdir()):
                     raise StoreError(f"{self.directory} is not empty and not a cache: name another folder")
                 else:
-                    settings = {"format": FORMAT, "kind": "cache", "size_limit": None, "codec": "jpeg", "quality": 85}
+                    settings = {"format": FORMAT, "kind": "cache", "size_limit": None, "codec": "jpeg", "quality": 75}
                 merged = settings | {name: value for name, value in wanted.items() if value is not None}
                 if merged != settings or not path.is_file():
                     _write_atomically(path, json.dumps(merged, indent=1))

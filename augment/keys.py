@@ -13,6 +13,7 @@ import xxhash
 
 from augment.artifacts import Image
 from augment.errors import InputError
+from augment.pillow import rgb_array
 
 
 def to_rgb(image: Any) -> Image:
@@ -55,7 +56,7 @@ def _from_pil(image: PIL.Image.Image) -> Image:
         return _from_array(values.astype(np.uint16))
     if image.mode == "F":
         raise InputError("a PIL image of mode F has no stated range; convert it to 8 or 16 bits")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return rgb_array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_tensor(image: torch.Tensor) -> Image:

@@ -151,7 +151,7 @@ def test_beyond_the_size_limit_the_oldest_go_first(tmp_path):
 def test_settings_are_remembered_and_can_be_changed(tmp_path):
     Cache(tmp_path / "c", codec="png", size_limit=10**9)
     again = Cache(tmp_path / "c")
-    assert (again.codec, again.size_limit, again.quality) == ("png", 10**9, 85)
+    assert (again.codec, again.size_limit, again.quality) == ("png", 10**9, 75)
     assert Cache(tmp_path / "c", codec="raw").codec == Cache(tmp_path / "c").codec == "raw"
 
 

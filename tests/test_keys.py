@@ -101,3 +101,14 @@ def test_sixteen_bits_keep_their_top_eight():
 def test_what_is_no_image_is_refused_by_name(image, message):
     with pytest.raises(InputError, match=message):
         image_key(image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (64, 48), (2500, 1700)])  # the last in several blocks of memory
+def test_pillow_pixels_come_as_they_are_by_way_of_arrow(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    image = PIL.Image.fromarray(pixels)
+    turned = image.transpose(PIL.Image.Transpose.ROTATE_90)
+    found, found_turned = to_rgb(image), to_rgb(turned)
+    del image, turned  # and their memory
+    np.testing.assert_array_equal(found, pixels)
+    np.testing.assert_array_equal(found_turned, np.rot90(pixels))

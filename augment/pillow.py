@@ -1,0 +1,49 @@
+"""The pixels of a Pillow image by the Arrow C data interface: Pillow's own way to an array copies them twice."""
+
+from __future__ import annotations
+
+import ctypes
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from augment.artifacts import Image
+
+
+class _ArrowArray(ctypes.Structure):
+    """As https://arrow.apache.org/docs/format/CDataInterface.html lays it out."""
+
+
+_ArrowArray._fields_ = [
+    ("length", ctypes.c_int64),
+    ("null_count", ctypes.c_int64),
+    ("offset", ctypes.c_int64),
+    ("n_buffers", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+    ("dictionary", ctypes.c_void_p),
+    ("release", ctypes.c_void_p),
+    ("private_data", ctypes.c_void_p),
+]
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype = ctypes.c_void_p
+_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def rgb_array(image: PIL.Image.Image) -> Image:
+    """`(H, W, 3)` uint8 of an image of mode RGB.
+
+    Pillow keeps four bytes a pixel and exports them, as lists of four, without a copy where they lie in one block.
+    """
+    if not image.width or not image.height:
+        return np.asarray(image)
+    try:
+        _, capsule = image.__arrow_c_array__()
+    except ValueError:  # larger than a block (16 MB)
+        return np.asarray(image)
+    array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
+    memory = (ctypes.c_uint8 * (4 * array.length)).from_address(array.children[0].contents.buffers[1])
+    pixels = np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))  # a copy: `capsule` holds the memory only until here
