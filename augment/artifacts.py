@@ -149,7 +149,8 @@ def encode_image(image: Image, codec: ImageCodec, quality: int = 75) -> bytes:
 def decode_image(data: bytes | memoryview, at_least: tuple[int, int] = (0, 0)) -> Image:
     """Bytes of any codec to `(H, W, 3)` uint8 RGB. Raw pixels are a view of `data`. Raises CorruptEntry.
 
-    A JPEG of more than twice the size `at_least` (H, W) is decoded at a smaller one, which takes less time.
+    With `at_least` (H, W) a JPEG is decoded quickly rather than to the last grey level, and at a smaller size where it
+    has more than twice as many rows and columns.
     """
     if data[:4] == _RAW_MAGIC:
         _, height, width = _RAW_HEADER.unpack_from(data)
@@ -157,10 +158,13 @@ def decode_image(data: bytes | memoryview, at_least: tuple[int, int] = (0, 0)) -
             raise CorruptEntry(f"not a raw image of {height}x{width}: {len(data)} bytes")
         return np.frombuffer(data, np.uint8, offset=_RAW_HEADER.size).reshape(height, width, 3)
     if data[:2] == _JPEG_MAGIC:
-        # Factors between 1 and 2 take longer than decoding in full.
-        smaller = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2} if all(at_least) else {}
+        quick: dict[str, Any] = {}
+        if all(at_least):
+            # Factors between 1 and 2 take longer than decoding in full.
+            quick = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
+            quick |= {"fastdct": True, "fastupsample": True}
         try:
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **smaller))
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **quick))
         except ValueError as error:
             raise CorruptEntry(f"not a JPEG that can be decoded: {error}") from error
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if len(data) else None

@@ -1,4 +1,4 @@
-"""The pixels of a Pillow image by the Arrow C data interface: Pillow's own way to an array copies them twice."""
+"""From a Pillow image to an array and back, with fewer copies than Pillow itself makes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 def rgb_array(image: PIL.Image.Image) -> Image:
     """`(H, W, 3)` uint8 of an image of mode RGB.
 
-    Pillow keeps four bytes a pixel and exports them, as lists of four, without a copy where they lie in one block.
+    By the Arrow C data interface: Pillow keeps four bytes a pixel and exports them, as lists of four, without a copy
+    where they lie in one block.
     """
     if not image.width or not image.height:
         return np.asarray(image)
@@ -47,3 +48,10 @@ def rgb_array(image: PIL.Image.Image) -> Image:
     memory = (ctypes.c_uint8 * (4 * array.length)).from_address(array.children[0].contents.buffers[1])
     pixels = np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))  # a copy: `capsule` holds the memory only until here
+
+
+def rgb_image(array: Image) -> PIL.Image.Image:
+    """An image of mode RGB from `(H, W, 3)` uint8; `PIL.Image.fromarray` clears its memory first."""
+    image = PIL.Image.new("RGB", array.shape[1::-1], None)
+    image.frombytes(np.ascontiguousarray(array).data)
+    return image

@@ -24,6 +24,7 @@ from augment.composite import Blend
 from augment.errors import InputError
 from augment.keys import image_key, to_rgb
 from augment.labels import Labels
+from augment.pillow import rgb_image
 from augment.placement import Move, Placement
 from augment.pools import Source
 from augment.sampler import DRAWS, Draws, OnMiss, Replacement, Sampler
@@ -337,7 +338,7 @@ def _pil_writer(image: PIL.Image.Image) -> Callable[[Image], PIL.Image.Image]:
         )
 
     def write(composite: Image) -> PIL.Image.Image:
-        result = PIL.Image.fromarray(composite)
+        result = rgb_image(composite)
         if image.mode != "RGB":  # convert copies in any case
             result = result.convert(image.mode)
         if image.mode.endswith("A"):

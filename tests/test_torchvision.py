@@ -40,9 +40,10 @@ def filled(tmp_path_factory):
     paths = write_folder(folder / "images", 8)
     with pytest.MonkeyPatch.context() as patch:
         simple.register(patch)
-        report = prewarm(paths, folder / "cache", simple.recipe(), variants=VARIANTS, workers=0, progress=False)
+        store = Cache(folder / "cache", codec="png")
+        report = prewarm(paths, store, simple.recipe(), variants=VARIANTS, workers=0, progress=False)
     assert report.complete == 8
-    return Cache(folder / "cache"), paths
+    return store, paths
 
 
 @pytest.fixture
