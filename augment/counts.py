@@ -21,15 +21,13 @@ class Counts:
     def __init__(self, *names: str) -> None:
         self._columns = {name: column for column, name in enumerate(names)}
         self._rows = torch.zeros(_SLOTS, len(names), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._array: NDArray[np.int64] | None = (
-            None  # the same memory: a tensor's own indexing takes fifty times as long
-        )
+        self._array: NDArray[np.int64] | None = None
 
     def add(self, name: str) -> None:
         """Count one more of `name`."""
         worker = get_worker_info()
         slot = 0 if worker is None else 1 + worker.id % (_SLOTS - 1)
-        if self._array is None:
+        if self._array is None:  # the same memory: a tensor's own indexing takes fifty times as long
             self._array = self._rows.numpy()
         self._array[slot, self._columns[name]] += 1
 

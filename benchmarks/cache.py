@@ -80,7 +80,7 @@ def _draw(path: Path, size: int) -> Callable[[int], object]:
 def _growth(what: str, candidates: dict[int, Callable[[int], object]], rounds: int) -> dict[str, Figure]:
     milliseconds = in_turn({str(size): candidate for size, candidate in candidates.items()}, _LOOKUPS, rounds)
     small = milliseconds[str(min(candidates))]
-    figures = {f"{what} in {min(candidates):,}: µs": Figure.of([1000 * value for value in small])}
+    figures = {f"{what} in {min(candidates):,}: µs": Figure.of([1000 * value for value in small], absolute=True)}
     for size in sorted(candidates)[1:]:
         figures[f"{what} in {size:,}: times that in {min(candidates):,}"] = Figure.of(
             ratios(milliseconds[str(size)], small), _GOAL

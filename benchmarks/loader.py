@@ -120,9 +120,9 @@ def _throughput(
                 pass
             if number >= 0:
                 rates[codec].append(len(loader.dataset) / (time.perf_counter() - started))  # type: ignore[arg-type]
-    name = f"{workers} workers" + (f", {method}ed" if method else "")
+    name = f"{workers} worker{'s' * (workers != 1)}" + (f", {method}ed" if method else "")
     without = rates.pop("")
-    figures = {f"{name}: images a second without": Figure.of(without, more_is_better=True)}
+    figures = {f"{name}: images a second without": Figure.of(without, absolute=True)}
     for codec, with_it in rates.items():
         figures[f"{name}: throughput with {codec} backgrounds"] = Figure.of(
             ratios(with_it, without), _THROUGHPUT, more_is_better=True
@@ -143,7 +143,7 @@ def _cold(stores: dict[Any, Cache], paths: Sequence[Path], rounds: int) -> dict[
                 pass
             rates[codec].append(len(dataset) / (time.perf_counter() - started))
     without = rates.pop("")
-    return {"cold, 0 workers: images a second without": Figure.of(without, more_is_better=True)} | {
+    return {"cold, 0 workers: images a second without": Figure.of(without, absolute=True)} | {
         f"cold, 0 workers: throughput with {codec} backgrounds": Figure.of(ratios(values, without), more_is_better=True)
         for codec, values in rates.items()
     }
@@ -197,9 +197,9 @@ def _start(store: Cache, path: Path, rounds: int) -> dict[str, Figure]:
             megabytes.setdefault(name, []).append(float(done.stdout))
     more = [one - other for one, other in zip(megabytes["with"], megabytes["without"], strict=True)]
     return {
-        "a worker's start without, CPU seconds": Figure.of(seconds["without"]),
+        "a worker's start without, CPU seconds": Figure.of(seconds["without"], absolute=True),
         "a worker's start with the transform, ratio": Figure.of(ratios(seconds["with"], seconds["without"]), _START),
-        "a worker's MB without": Figure.of(megabytes["without"]),
+        "a worker's MB without": Figure.of(megabytes["without"], absolute=True),
         "MB more with the transform": Figure.of(more, _MEGABYTES),
     }
 

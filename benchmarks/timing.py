@@ -17,18 +17,24 @@ _WORSE = 0.05  # a smaller change is not told, whatever the spread
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure's median over all rounds, and its quartiles; `goal` is the most or, with `more_is_better`, the least."""
+    """A figure's median over all rounds, and its quartiles; `goal` is the most or, with `more_is_better`, the least.
+
+    An `absolute` one tells of the machine, and is not compared with another run's.
+    """
 
     median: float
     low: float
     high: float
     goal: float | None = None
     more_is_better: bool = False
+    absolute: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[float], goal: float | None = None, more_is_better: bool = False) -> Figure:
+    def of(
+        cls, values: Sequence[float], goal: float | None = None, more_is_better: bool = False, absolute: bool = False
+    ) -> Figure:
         low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-        return cls(median, low, high, goal, more_is_better)
+        return cls(median, low, high, goal, more_is_better, absolute)
 
     def __str__(self) -> str:
         digits = 3 if self.median < 0.1 else 2 if self.median < 10 else 1 if self.median < 100 else 0
@@ -93,6 +99,8 @@ def _worse(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> list[str]:
     lines = []
     for name in new.keys() & old.keys():
         now, before = new[name], old[name]
+        if now.absolute:
+            continue
         change = now.median / before.median - 1
         if now.more_is_better:
             worse = now.median < before.low and change < -_WORSE

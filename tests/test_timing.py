@@ -33,6 +33,7 @@ def test_what_got_worse_than_an_older_run_is_told(tmp_path):
         "within its spread": Figure(1.0, 0.9, 1.3),
         "quicker": Figure(1.0, 0.9, 1.1),
         "fewer a second": Figure(100.0, 95.0, 105.0, more_is_better=True),
+        "of the machine": Figure(1.0, 0.9, 1.1, absolute=True),
         "gone": Figure(1.0, 1.0, 1.0),
     }
     new = {
@@ -40,6 +41,7 @@ def test_what_got_worse_than_an_older_run_is_told(tmp_path):
         "within its spread": Figure(1.2, 1.1, 1.3),
         "quicker": Figure(0.5, 0.5, 0.5),
         "fewer a second": Figure(80.0, 75.0, 85.0, more_is_better=True),
+        "of the machine": Figure(1.5, 1.4, 1.6, absolute=True),
         "new": Figure(9.0, 9.0, 9.0),
     }
     console = Console(record=True, width=200)
