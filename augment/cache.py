@@ -293,7 +293,7 @@ class Cache:
 
 def _read_file(path: str) -> memoryview:
     """A file's bytes in memory that may be written to, so that a raw image needs no copy to become a composite."""
-    with io.FileIO(path) as file:  # `open` takes as long as the reading
+    with io.FileIO(path) as file:  # `open` itself would take half as long as the reading
         data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
         size = file.readinto(data.data)
     return data.data[:size]

@@ -48,26 +48,47 @@ class Figure:
         return f"{'≥' if self.more_is_better else '≤'} {self.goal:g} {'met' if met else '[bold]missed[/bold]'}"
 
 
-def in_turn(
-    candidates: Mapping[str, Callable[[int], object]], items: int, rounds: int, passes: int = 1
-) -> dict[str, list[float]]:
+def in_turn(candidates: Mapping[str, Callable[[int], object]], items: int, rounds: int) -> dict[str, list[float]]:
     """Milliseconds of CPU time an item, one figure a round, of each candidate called with 0 … `items` - 1.
 
-    At its turn a candidate goes over the items once uncounted, since the others have taken the processor's caches, and
-    then `passes` times. CPU time of this thread, which other processes disturb less than the clock: for what neither
-    waits nor has threads.
+    CPU time of this thread, which other processes disturb less than the clock: for what neither waits nor has threads.
     """
     found: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, candidate in candidates.items():
-            for item in range(items):
-                candidate(item)
-            started = time.thread_time_ns()
-            for _ in range(passes):
-                for item in range(items):
-                    candidate(item)
-            found[name].append((time.thread_time_ns() - started) / items / passes / 1e6)
+            found[name].append(_timed(candidate, items, 1))
     return found
+
+
+def side_by_side(
+    candidates: Mapping[str, Callable[[int], object]],
+    base: Callable[[int], object],
+    items: int,
+    rounds: int,
+    passes: int,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Milliseconds as `in_turn` gives them, over `passes` at a time, and their ratios to those of `base`.
+
+    `base` is timed anew before each candidate: its own time changes with what the allocator and the caches were left in.
+    """
+    milliseconds: dict[str, list[float]] = {name: [] for name in candidates}
+    beside: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            before = _timed(base, items, passes)
+            milliseconds[name].append(_timed(candidate, items, passes))
+            beside[name].append(milliseconds[name][-1] / before)
+    return milliseconds, beside
+
+
+def _timed(candidate: Callable[[int], object], items: int, passes: int) -> float:
+    for item in range(items):  # not counted: others have taken the processor's caches
+        candidate(item)
+    started = time.thread_time_ns()
+    for _ in range(passes):
+        for item in range(items):
+            candidate(item)
+    return (time.thread_time_ns() - started) / items / passes / 1e6
 
 
 def ratios(values: Sequence[float], beside: Sequence[float]) -> list[float]:

@@ -1,7 +1,7 @@
 """What a hit costs, and each of its steps, beside decoding the same image and transforms that people know.
 
 `python -m benchmarks transform` gives every figure as a ratio to Pillow's decoding of the same image (a JPEG of quality
-92, from memory), taken in the same round, and plots where a hit's time goes. All of it is CPU time of one thread.
+92, from memory), taken just before it, and plots where a hit's time goes. All of it is CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from augment.keys import image_key, to_rgb
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
 from augment.weights import pick_device
 from benchmarks.scenes import scenes
-from benchmarks.timing import Figure, finish, in_turn, ratios, show
+from benchmarks.timing import Figure, finish, ratios, show, side_by_side
 
 CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
 SIZES = (224, 512, 1024)
@@ -98,7 +98,7 @@ def main(
     console = Console()
     figures: dict[str, Figure] = {}
     for size in (512,) if quick else SIZES:
-        count, rounds = (4, 10) if quick else (8, 20)
+        count, rounds = (4, 10) if quick else (8, 15)
         with tempfile.TemporaryDirectory() as folder:
             stores, samples = fill(Path(folder), size, count)
             at_size, milliseconds = measure(stores, samples, size, rounds)
@@ -161,8 +161,12 @@ def measure(
     stores: dict[ImageCodec, Cache], samples: list[Sample], size: int, rounds: int
 ) -> tuple[dict[str, Figure], dict[str, list[float]]]:
     """Ratios to Pillow's decoding by candidate, and every candidate's milliseconds a round."""
+
+    def decode(number: int) -> None:
+        PIL.Image.open(io.BytesIO(samples[number].file)).load()
+
     candidates: dict[str, Callable[[int], object]] = {
-        "Pillow decodes": lambda n: PIL.Image.open(io.BytesIO(samples[n].file)).load(),
+        "Pillow decodes": decode,
         "OpenCV decodes": lambda n: cv2.imdecode(np.frombuffer(samples[n].file, np.uint8), cv2.IMREAD_COLOR_RGB),
     }
     for codec, store in stores.items():
@@ -173,20 +177,19 @@ def measure(
     for candidate in candidates.values():  # what a sample is made into is made now
         for number in range(len(samples)):
             candidate(number)
-    milliseconds = in_turn(candidates, len(samples), rounds, _PASSES)
-    decoding, foraug = milliseconds["Pillow decodes"], milliseconds["ForAug's recombination"]
+    milliseconds, beside = side_by_side(candidates, decode, len(samples), rounds, _PASSES)
     figures = {}
     for codec in stores:
         for form in ("array", "PIL", "tensor"):
             name = f"a hit, {codec}, {form}"
-            figures[name] = Figure.of(ratios(milliseconds[name], decoding), GOALS.get(codec) if size == 512 else None)
+            figures[name] = Figure.of(beside[name], GOALS.get(codec) if size == 512 else None)
     for codec in stores:
-        faster = ratios(foraug, milliseconds[f"a hit, {codec}, array"])
+        faster = ratios(beside["ForAug's recombination"], beside[f"a hit, {codec}, array"])
         goal = _TIMES_FASTER_THAN_FORAUG if size == 512 and codec in GOALS else None
         figures[f"a hit, {codec}: times faster than ForAug's"] = Figure.of(faster, goal, more_is_better=True)
-    for name, values in milliseconds.items():
+    for name, values in beside.items():
         if name not in figures and name != "Pillow decodes":
-            figures[name] = Figure.of(ratios(values, decoding))
+            figures[name] = Figure.of(values)
     return figures, milliseconds
 
 

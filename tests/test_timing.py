@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks.timing import Figure, finish, in_turn, ratios
+from benchmarks.timing import Figure, finish, in_turn, ratios, side_by_side
 
 
 def test_a_figure_is_the_median_with_its_quartiles():
@@ -21,10 +21,18 @@ def test_a_goal_is_met_from_the_right_side(goal, more_is_better, met):
 
 def test_candidates_are_called_in_turn_with_every_item():
     calls = []
-    found = in_turn({"a": lambda n: calls.append(("a", n)), "b": lambda n: calls.append(("b", n))}, 2, 3, passes=2)
-    assert calls == ([("a", 0), ("a", 1)] * 3 + [("b", 0), ("b", 1)] * 3) * 3
+    found = in_turn({"a": lambda n: calls.append(("a", n)), "b": lambda n: calls.append(("b", n))}, 2, 3)
+    assert calls == ([("a", 0), ("a", 1)] * 2 + [("b", 0), ("b", 1)] * 2) * 3
     assert [len(values) for values in found.values()] == [3, 3]
     assert ratios([4.0, 6.0], [2.0, 3.0]) == [2.0, 2.0]
+
+
+def test_each_candidate_is_timed_beside_its_base():
+    calls = []
+    candidates = {name: lambda n, name=name: calls.append(name) for name in "ab"}
+    milliseconds, beside = side_by_side(candidates, lambda n: calls.append("x"), 1, 5, passes=2)
+    assert calls == list("xxxaaaxxxbbb") * 5
+    assert [len(values) for values in (*milliseconds.values(), *beside.values())] == [5] * 4
 
 
 def test_what_got_worse_than_an_older_run_is_told(tmp_path):
