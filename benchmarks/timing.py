@@ -69,7 +69,7 @@ def side_by_side(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Milliseconds as `in_turn` gives them, over `passes` at a time, and their ratios to those of `base`.
 
-    `base` is timed anew before each candidate: its own time changes with what the allocator and the caches were left in.
+    `base` is timed anew before each candidate: its own time changes with how the allocator and the caches were left.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in candidates}
     beside: dict[str, list[float]] = {name: [] for name in candidates}
