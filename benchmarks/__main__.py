@@ -15,8 +15,9 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         sys.exit(f"usage: python -m benchmarks {{{','.join(names)}}} [--help]")
     name = sys.argv.pop(1)
-    sys.argv[0] = f"python -m benchmarks {name}"
-    typer.run(import_module(f"benchmarks.{name}").main)
+    app = typer.Typer(add_completion=False)
+    app.command()(import_module(f"benchmarks.{name}").main)
+    app(prog_name=f"python -m benchmarks {name}")
 
 
 if __name__ == "__main__":  # and not where a spawned process imports it

@@ -22,7 +22,7 @@ from rich.console import Console
 from augment import Cache
 from augment.entries import entry_name
 from augment.pools import Pool, PoolEntry, write_pool
-from benchmarks.timing import Figure, finish, in_turn, ratios, show
+from benchmarks.timing import Figure, OldFigures, finish, in_turn, ratios, show
 from benchmarks.transform import fill
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -31,7 +31,7 @@ _PAYLOAD = 256  # bytes
 _LOOKUPS = 2000  # a round
 
 
-def main(quick: bool = False, json: Path | None = None, compare: Path | None = None) -> None:
+def main(quick: bool = False, json: Path | None = None, compare: OldFigures = None) -> None:
     """Print the figures; `json` keeps them, and `compare` names such a file of an earlier run to compare with."""
     console = Console()
     sizes, rounds, count = (_SIZES[:3], 5, 4) if quick else (_SIZES, 15, 8)

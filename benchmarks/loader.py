@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 
 from augment import Cache
 from augment.torchvision import ReplaceBackground
-from benchmarks.timing import Figure, finish, ratios, show
+from benchmarks.timing import Figure, OldFigures, finish, ratios, show
 from benchmarks.transform import fill
 
 _SIZE = 512
@@ -74,7 +74,7 @@ class Files(Dataset[torch.Tensor]):
         return result
 
 
-def main(quick: bool = False, json: Path | None = None, compare: Path | None = None) -> None:
+def main(quick: bool = False, json: Path | None = None, compare: OldFigures = None) -> None:
     """Print the figures; `json` keeps them, and `compare` names such a file of an earlier run to compare with."""
     torch.set_num_threads(1)
     console = Console()

@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
+
+# Looked for before anything is run.
+OldFigures = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
 
 _WORSE = 0.05  # a smaller change is not told, whatever the spread
 

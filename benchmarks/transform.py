@@ -34,7 +34,7 @@ from augment.keys import image_key, to_rgb
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
 from augment.weights import pick_device
 from benchmarks.scenes import scenes
-from benchmarks.timing import Figure, finish, ratios, show, side_by_side
+from benchmarks.timing import Figure, OldFigures, finish, ratios, show, side_by_side
 
 CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
 SIZES = (224, 512, 1024)
@@ -87,7 +87,7 @@ class Sample:
 
 
 def main(
-    quick: bool = False, json: Path | None = None, compare: Path | None = None, out: Path = Path("benchmarks/out")
+    quick: bool = False, json: Path | None = None, compare: OldFigures = None, out: Path = Path("benchmarks/out")
 ) -> None:
     """Print the ratios at each size, and plot the steps at 512 x 512 to `out`.
 
