@@ -214,9 +214,6 @@ class ReplaceBackgroundBatch(nn.Module):
         blended = torch.lerp(layers.background.float(), layers.object.float(), weight)
         return blended.round_().to(torch.uint8).movedim(-1, -3)
 
-    def extra_repr(self) -> str:
-        return self._split.extra_repr()
-
 
 class _Split(ReplaceBackground):
     """`ReplaceBackground` up to the point where the layers are blended."""
