@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from augment import Cache, prewarm
+from augment.artifacts import decode_image
 from augment.chain import Chain
 from augment.cli import app
 from augment.composite import composite
@@ -163,7 +164,8 @@ def outcomes(cache, path, kind, relation):
         if chain.artifact("remove", key).coverage > 0.8 or {"same": not same, "other": same}.get(relation, False):
             continue
         for variant in range(2) if kind == "background" else (None,):
-            background = chain.artifact("generate" if kind == "background" else "inpaint", key, variant)
+            name = chain.name("generate" if kind == "background" else "inpaint", key, variant)
+            background = decode_image(cache.get(name), at_least=pixels.shape[:2])
             found[composite(pixels, matte, background).tobytes()] = other
     return found
 
@@ -189,7 +191,8 @@ def test_own_plates_are_the_images_own(filled):
     cache, paths = filled
     pixels = np.asarray(PIL.Image.open(paths[2]))
     chain, key = Chain(simple.recipe(), cache), image_key(pixels)
-    expected = composite(pixels, chain.artifact("remove", key), chain.artifact("inpaint", key))
+    plate = decode_image(cache.get(chain.name("inpaint", key)), at_least=pixels.shape[:2])
+    expected = composite(pixels, chain.artifact("remove", key), plate)
     result = ReplaceBackground(cache, p=1, source="plates:own")(PIL.Image.fromarray(pixels))
     np.testing.assert_array_equal(np.asarray(result), expected)
 
