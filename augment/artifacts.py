@@ -161,8 +161,8 @@ def decode_image(data: bytes | memoryview, at_least: tuple[int, int] = (0, 0)) -
         quick: dict[str, Any] = {}
         if all(at_least):
             # Factors between 1 and 2 take longer than decoding in full.
-            quick = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
-            quick |= {"fastdct": True, "fastupsample": True}
+            smaller = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
+            quick = smaller | {"fastdct": True, "fastupsample": True}
         try:
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **quick))
         except ValueError as error:

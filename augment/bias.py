@@ -20,14 +20,13 @@ from augment.errors import AugmentError, CorruptEntry, InputError
 from augment.fit import cover
 from augment.keys import image_key, to_rgb
 from augment.placement import Matrix, Placement, PlacementDraws, place
-from augment.pools import Pool
+from augment.pools import Pool, Source
 from augment.store import FilledRecipe, Store, find_recipe, open_store
 
 if TYPE_CHECKING:
     from augment.recipe import Recipe
 
 SIZES = (0.5, 0.75, 1.25, 1.5)
-_MAX_COVERAGE = 0.8  # as `augment.pools.Source` has it: of what lies behind a larger object hardly anything was seen
 _CORNERS = ((0, 0), (0, 2), (2, 0), (2, 2))
 _SIDES = ((0, 1), (1, 0), (1, 2), (2, 1))
 
@@ -212,7 +211,7 @@ class _Mixer:
         self.store = store
         wanted = recipe if recipe is None or isinstance(recipe, str) else recipe.background
         self.filled: FilledRecipe = find_recipe(store, wanted)
-        self.pool = Pool(store.pool_file(self.filled), _MAX_COVERAGE)
+        self.pool = Pool(store.pool_file(self.filled), Source.max_coverage)
         self.sizes = tuple(sorted({1.0, *map(float, sizes)}))
         self.seed = seed
 

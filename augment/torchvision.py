@@ -59,7 +59,7 @@ class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has 
         placement: how the object may be moved, an `augment.placement.Placement`; None keeps it where it is. It also
             stays where a label speaks of anything but the object, or where several images share a sample's labels.
         blend: "alpha", "feather" for an edge that fades inwards, or "poisson" for one whose step in colour is halved.
-        harmonize: how far, 0 to 1, the object's colours move towards the background's, within what another light does.
+        harmonize: how far, 0 to 1, the object's colours move towards the background's, but never to another colour.
         protect_labels: keep every labelled pixel. The matte is widened to the sample's masks; a sample is kept as it
             is where its boxes or keypoints say that the matte is not the labelled object; and a sample with any such
             label is blended by alpha alone, without `harmonize`.

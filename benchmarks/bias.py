@@ -2,9 +2,9 @@
 
 `python -m benchmarks bias` trains a small CNN on objects that each class shows before places of its own, so that the
 background gives the class away, and asks it before places it never saw: for the objects it knows, in new scenes, which
-shows what the background has cost, and for new objects, which with the few there are to train on is hard for any
-network (one trained on these very places gets about 55 % right). What is trained and tested on differs from seed to
-seed: which objects are kept for the test, which places are whose, and the network's start.
+shows what the background has cost, and for new objects, of which the few there are to train on tell little. What is
+trained and tested on differs from seed to seed: which objects are kept for the test, which places are whose, and the
+network's start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +141,7 @@ def main(
     scale = QUICK if quick else FULL
     start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    # Not spawned: a new process would import `benchmarks.__main__`, which begins to run at once.
-    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(2) as pool:
         runs = list(pool.map(run, range(_FIRST_SEED, _FIRST_SEED + seeds), [scale] * seeds, [out] * seeds))
     outcomes = [outcome for run in runs for outcome in run]
     console.print(table(outcomes, scale, seeds))
@@ -261,7 +259,7 @@ def small_cnn(classes: int) -> nn.Module:
         *block(48, 96, 1),
         nn.MaxPool2d(2),
         *block(96, 128, 1),
-        nn.AdaptiveMaxPool2d(1),  # an average would tell more of the background
+        nn.AdaptiveMaxPool2d(1),  # with an average it learned its own training images less well
         nn.Flatten(),
         nn.Dropout(0.2),
         nn.Linear(128, classes),

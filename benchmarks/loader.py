@@ -36,7 +36,7 @@ _MEGABYTES = 40  # at most, beyond that worker's
 
 # A process of its own, as a spawned worker is: it unpickles its transform, decodes an image and transforms it.
 _WORKER = """
-import os, pickle, sys, time
+import os, pickle, sys
 import torch, torchvision
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2

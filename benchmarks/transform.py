@@ -31,6 +31,7 @@ from augment.chain import Chain
 from augment.composite import lay, object_layer, with_edge_colors
 from augment.fit import cover
 from augment.keys import image_key, to_rgb
+from augment.pillow import rgb_image
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
 from augment.weights import pick_device
 from benchmarks.scenes import scenes
@@ -227,7 +228,7 @@ def _steps(codec: ImageCodec, store: Cache, samples: list[Sample]) -> dict[str, 
         "step: fit of a 4:3 background": lambda n: cover(other[n], *size),
         "step: object's colours": lambda n: object_layer(samples[n].array, samples[n].matte, samples[n].background),
         "step: blend": lambda n: lay(layers[n], canvas[n]),
-        "step: PIL image of the composite": lambda n: PIL.Image.fromarray(samples[n].array),
+        "step: PIL image of the composite": lambda n: rgb_image(samples[n].array),
     }
 
 
