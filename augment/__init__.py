@@ -1,26 +1,42 @@
 """Background replacement as a dataset augmentation for PyTorch."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from augment.cache import Cache
-from augment.errors import AugmentError
-from augment.store import open_store
-
 if TYPE_CHECKING:
-    from augment.prewarming import prewarm
-    from augment.recipe import Recipe
+    from augment.errors import AugmentError as AugmentError
+    from augment.prewarming import prewarm as prewarm
+    from augment.recipe import Recipe as Recipe
+    from augment.sampling.placement import Placement as Placement
+    from augment.sampling.schedules import Cosine as Cosine
+    from augment.sampling.schedules import Linear as Linear
+    from augment.sampling.sources import Source as Source
+    from augment.store.cache import Cache as Cache
+    from augment.store.open import open_store as open_store
 
-__all__ = ["AugmentError", "Cache", "Recipe", "open_store", "prewarm"]
+# Imported at first use: recipes and prewarming bring the stages and pydantic along, which a DataLoader worker never
+# needs.
+_PUBLIC = {
+    "AugmentError": "augment.errors",
+    "Cache": "augment.store.cache",
+    "Cosine": "augment.sampling.schedules",
+    "Linear": "augment.sampling.schedules",
+    "Placement": "augment.sampling.placement",
+    "Recipe": "augment.recipe",
+    "Source": "augment.sampling.sources",
+    "open_store": "augment.store.open",
+    "prewarm": "augment.prewarming",
+}
+
+__all__ = [*_PUBLIC]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    # Recipes and prewarming bring the stages and pydantic along, which a DataLoader worker never needs.
-    if name == "Recipe":
-        from augment.recipe import Recipe
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PUBLIC[name]), name)
+    return value
 
-        return Recipe
-    if name == "prewarm":
-        from augment.prewarming import prewarm
 
-        return prewarm
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import cv2
 import lz4.block
@@ -20,7 +21,9 @@ Image: TypeAlias = NDArray[Any]  # (H, W, 3) uint8 RGB
 Alpha: TypeAlias = NDArray[Any]  # (H, W) uint8, 0 background … 255 object
 
 ImageCodec: TypeAlias = Literal["jpeg", "png", "raw"]
+T = TypeVar("T")
 
+_PLATE_QUALITY = 95  # captioners and `plates` sources read it: a little above what backgrounds are kept at
 _NO_COLORS = np.empty((0, 3), np.uint8)
 _MATTE_HEADER = struct.Struct("<6IfI")
 _RAW_HEADER = struct.Struct("<4sII")
@@ -115,6 +118,12 @@ class Prompt:
     negative: str = ""
     origin: str = ""
 
+    def avoiding(self, names: tuple[str, ...]) -> Prompt:
+        """The prompt with those names first in its negative prompt, unless they are in it already."""
+        parts = [part.strip() for part in self.negative.split(",")]
+        new = [name for name in names if name not in parts]
+        return replace(self, negative=", ".join(filter(None, [*new, self.negative])))
+
     def to_bytes(self) -> bytes:
         return json.dumps({"text": self.text, "negative": self.negative, "origin": self.origin}).encode()
 
@@ -123,16 +132,23 @@ class Prompt:
         """Raises CorruptEntry where the bytes are not a prompt."""
         try:
             fields: dict[str, Any] = json.loads(bytes(data))
-            return cls(**fields)
+            prompt = cls(**fields)
+            if not all(isinstance(text, str) for text in (prompt.text, prompt.negative, prompt.origin)):
+                raise ValueError("a field is not text")
+            return prompt
         except (ValueError, TypeError) as error:
             raise CorruptEntry(f"not a prompt: {error}") from error
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A generator's word that what it made must not be used (a safety checker's flag, say): try the next seed."""
+    """Says that what was drawn must not be used (a safety checker flagged it, say): try the next seed.
+
+    `avoid` is what the next try's negative prompt should name.
+    """
 
     reason: str
+    avoid: tuple[str, ...] = ()
 
 
 def encode_image(image: Image, codec: ImageCodec, quality: int = 75) -> bytes:
@@ -171,3 +187,49 @@ def decode_image(data: bytes | memoryview, at_least: tuple[int, int] = (0, 0)) -
     if image is None:
         raise CorruptEntry("not an image that OpenCV can decode")
     return image
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How a store keeps backgrounds; see `encode_image`."""
+
+    codec: ImageCodec = "jpeg"
+    quality: int = 75
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact(Generic[T]):
+    """Something that the chain makes of an image, and the bytes it is kept as.
+
+    Args:
+        name: what its entries in a store are called.
+        encode: to bytes; the format is the store's for backgrounds.
+        decode: from bytes, without a copy if possible; raises CorruptEntry.
+        verdict: why it must not be used, and nothing be made from it; None if it may.
+        note: what the provenance of an artifact that was made from it says of it, as JSON; None is nothing.
+    """
+
+    name: str
+    encode: Callable[[T, ImageFormat], bytes]
+    decode: Callable[..., T]
+    verdict: Callable[[T], str | None] = lambda _: None
+    note: Callable[[T], Any] = lambda _: None
+
+
+def _decode_text(data: bytes | memoryview) -> str:
+    try:
+        return bytes(data).decode()
+    except UnicodeDecodeError as error:
+        raise CorruptEntry(f"not text: {error}") from error
+
+
+def _note_prompt(prompt: Prompt) -> dict[str, str]:
+    return {"prompt": prompt.text, "negative": prompt.negative, "origin": prompt.origin}
+
+
+MATTE = Artifact("matte", lambda matte, _: matte.to_bytes(), Matte.from_bytes, verdict=lambda matte: matte.unusable)
+PLATE = Artifact("plate", lambda plate, _: encode_image(plate, "jpeg", _PLATE_QUALITY), decode_image)
+CAPTION = Artifact("caption", lambda caption, _: caption.encode(), _decode_text, note=str)
+PROMPT = Artifact("prompt", lambda prompt, _: prompt.to_bytes(), Prompt.from_bytes, note=_note_prompt)
+BACKGROUND = Artifact("background", lambda image, form: encode_image(image, form.codec, form.quality), decode_image)
+STEP = Artifact("step", PLATE.encode, decode_image)  # an image on the way to a background

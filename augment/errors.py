@@ -1,8 +1,18 @@
-"""What `augment` raises. Each message names the file or field, what is wrong with it, and the way out."""
+"""What `augment` raises. Each message names the file or field, what is wrong with it, and the way out.
+
+AugmentError
+├── InputError          an image, file, folder or argument                    also a ValueError
+├── RecipeError         a recipe or a setting in it                           also a ValueError
+├── StoreError          a store that cannot be opened, read or written        also a RuntimeError
+├── MissError           an image that the store lacks                         also a LookupError
+├── UnavailableError    a library, weights, device or server                  also a RuntimeError
+├── ItemFailed          one item at one stage; the others go on               also a RuntimeError
+└── CorruptEntry        stored bytes; read as a miss                          also a ValueError
+"""
 
 
 class AugmentError(Exception):
-    """Base of every error that augment raises on purpose."""
+    """Base class of every error that augment raises on purpose."""
 
 
 class InputError(AugmentError, ValueError):
@@ -18,16 +28,19 @@ class StoreError(AugmentError, RuntimeError):
 
 
 class MissError(AugmentError, LookupError):
-    """A background was asked for with `on_miss="raise"`, and the store has none for this image."""
+    """`on_miss="raise"`, and the store has no background for this image."""
 
 
-class WeightsError(AugmentError, RuntimeError):
-    """A stage's library or weights are not here. Ends the work at once: every further item would fail alike."""
+class UnavailableError(AugmentError, RuntimeError):
+    """A library, weights, a folder, a device or a server that a stage needs cannot be used.
+
+    Ends the work at once: every further item would fail in the same way.
+    """
 
 
 class ItemFailed(AugmentError, RuntimeError):
-    """One item's stage failed for good. A stage returns it in the item's place, so that the rest of its batch
-    counts."""
+    """One item's stage failed for good. A stage returns it in place of the item's result, so that the rest of its
+    batch counts."""
 
 
 class CorruptEntry(AugmentError, ValueError):

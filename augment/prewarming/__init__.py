@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from augment.cache import Cache
 from augment.chain import Chain
 from augment.errors import InputError
-from augment.prewarming.local import Interrupted, LocalRun
-from augment.prewarming.report import Report, StageReport
-from augment.prewarming.source import Failure, Images, open_source
+from augment.prewarming.local import Interrupted, run
+from augment.prewarming.plan import Plan
+from augment.prewarming.report import Failure, Report, StageReport
+from augment.prewarming.source import Images, open_source
 from augment.recipe import Recipe, as_recipe
+from augment.store.cache import Cache
 
 __all__ = ["Failure", "Interrupted", "Report", "StageReport", "prewarm"]
 
@@ -37,13 +38,13 @@ def prewarm(
         cache: a Cache, or the folder of one, made if need be.
         recipe: a preset's name, a TOML file or a Recipe.
         variants: backgrounds for each image.
-        workers: processes that decode, and threads for stages without a model; None is one a core, 0 none.
+        workers: processes that decode, and threads for stages without a model; None is one per core, 0 none.
         groups: the class of each image, by position; it is kept out of the background.
-        missing: only those of `images` that training looked up in vain (the store notes them).
-        progress: show a bar a stage on standard error (plain lines where that is not a terminal).
+        missing: only those of `images` that training looked for and did not find (the store notes them).
+        progress: show a bar per stage on standard error (plain lines if that is not a terminal).
 
     Returns the counts; a bad image is listed in `failures` and the rest goes on. Raises InputError for an argument that
-    cannot work, RecipeError, WeightsError where a stage's library or weights are missing (before any work is done),
+    cannot work, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is done),
     StoreError where the cache cannot be written, and Interrupted, with the report so far, after Ctrl-C.
     """
     if variants < 1:
@@ -54,5 +55,5 @@ def prewarm(
     chain = Chain(as_recipe(recipe), cache if isinstance(cache, Cache) else Cache(cache))
     chain.check()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = chain.cache.misses(chain.filled(variants)).read() if missing else None
-    return LocalRun(source, chain, variants, available if workers is None else workers, progress, wanted).run()
+    wanted = chain.cache.misses(chain.reader.record).read() if missing else None
+    return run(Plan(source, chain, variants, available if workers is None else workers, wanted), progress)

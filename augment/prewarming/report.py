@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from augment.prewarming.source import Failure
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that could not be done: which, at which stage, and why."""
+
+    source: str
+    stage: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.stage}: {self.reason}"
 
 
 @dataclass

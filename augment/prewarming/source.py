@@ -24,25 +24,13 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from augment.artifacts import Image
 from augment.errors import InputError
 from augment.keys import image_key, to_rgb
+from augment.prewarming.report import Failure
 from augment.stages.base import Item
 
 Images: TypeAlias = "str | Path | Sequence[str | Path] | Dataset[Any]"
 
 _EXIF_ORIENTATION = 0x0112
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An item that could not be done: which, at which stage, and why."""
-
-    source: str
-    stage: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.stage}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -126,17 +114,19 @@ class Samples(Source):
 
 
 @dataclass(frozen=True)
-class _Needed(Dataset[Loaded]):
+class _Prepared(Dataset[Loaded]):
     source: Source
-    needed: Callable[[str], bool]
+    prepare: Callable[[Item], Item]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Loaded:
         loaded = self.source[index]
-        items = (item if self.needed(item.key) else replace(item, image=_NO_PIXELS) for item in loaded.items)
-        return replace(loaded, items=tuple(items))
+        try:
+            return replace(loaded, items=tuple(map(self.prepare, loaded.items)))
+        except Exception as error:  # a user's stage may fail in any way over what it reads of an item
+            return Loaded(index, failure=Failure(self.source.names[index], "decode", _reason(error)))
 
 
 def open_source(images: Images, groups: Sequence[str | None] | None = None) -> Source:
@@ -161,14 +151,13 @@ def load(
     source: Source,
     indices: Sequence[int] | None = None,
     workers: int = 0,
-    needed: Callable[[str], bool] | None = None,
+    prepare: Callable[[Item], Item] | None = None,
 ) -> Iterator[Loaded]:
     """Decode entries (all, or those of `indices`) in `workers` DataLoader processes, in order.
 
-    An item whose key is not `needed` comes with an empty image: handing pixels from process to process takes longer
-    than decoding them.
+    `prepare` is called on each item in the process that decoded it.
     """
-    decoded: Dataset[Loaded] = source if needed is None else _Needed(source, needed)
+    decoded: Dataset[Loaded] = source if prepare is None else _Prepared(source, prepare)
     chosen = decoded if indices is None else Subset(decoded, indices)
     loader = DataLoader(
         chosen,
@@ -184,7 +173,7 @@ def load(
         if type(error) is not RuntimeError or "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            f"a process that decodes died, perhaps for want of memory; use fewer workers ({error})"
+            f"a decoding worker died, possibly out of memory; use fewer workers ({error})"
         ) from error
 
 

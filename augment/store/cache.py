@@ -6,11 +6,11 @@ import io
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -20,18 +20,24 @@ import numpy as np
 from diskcache.core import MODE_BINARY, MODE_RAW
 from filelock import FileLock
 
-from augment.artifacts import ImageCodec, Matte
-from augment.entries import Provenance, entry_name, provenance_of, seal, unseal
+from augment.artifacts import BACKGROUND, MATTE, ImageCodec, ImageFormat
 from augment.errors import CorruptEntry, StoreError
-from augment.misses import Misses
-from augment.paths import add_paths
-from augment.pools import PoolEntry, is_pool, read_pool, write_pool
-from augment.store import FORMAT, SETTINGS_FILE, FilledRecipe
+from augment.store.entries import Provenance, entry_name, seal
+from augment.store.files import write_atomically
+from augment.store.misses import Misses
+from augment.store.paths import PathIndex
+from augment.store.pool import MAX_VARIANTS, PoolEntry, PoolIndex
+from augment.store.reader import Reader
+from augment.store.records import Record, Store
 
 logger = logging.getLogger(__name__)
 
+SETTINGS_FILE = "store.json"
+FORMAT = 1
+
 _UNLIMITED = 2**62
 _SHARDS = 8
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 # SQLite connections must not be closed in a child that inherited them (sqlite.org/howtocorrupt.html, 2.6), so those a
 # fork brought along are kept here, unused, until the child ends.
@@ -67,7 +73,7 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return data
 
 
-class Cache:
+class Cache(Store):
     """A folder of artifacts keyed by image hash, read and written by many processes at once.
 
     `size_limit` is in bytes (None: no limit); beyond it the entries stored first are dropped first. `codec` and
@@ -92,6 +98,7 @@ class Cache:
             raise StoreError(f"quality: {quality} is not within 1 … 100")
         if size_limit is not None and size_limit < 1:
             raise StoreError(f"size_limit: {size_limit} is not a positive number of bytes")
+        super().__init__()
         self.directory = Path(directory).expanduser().absolute()
         self._reset()
         settings = self._create({"size_limit": size_limit, "codec": codec, "quality": quality})
@@ -99,26 +106,8 @@ class Cache:
         self.codec: ImageCodec = settings["codec"]
         self.quality: int = settings["quality"]
 
-    def get(self, name: str) -> memoryview | None:
-        """The artifact's bytes, checked, or None; a damaged entry counts as missing and is logged once a process."""
-        data = self._read(name)
-        try:
-            return None if data is None else unseal(data)
-        except CorruptEntry as error:
-            self._report_damage(name, error)
-            return None
-
-    def provenance(self, name: str) -> Provenance | None:
-        """Where an entry came from, or None for a miss."""
-        data = self._read(name)
-        try:
-            return None if data is None else provenance_of(data)
-        except CorruptEntry as error:
-            self._report_damage(name, error)
-            return None
-
-    def put(self, name: str, payload: bytes, provenance: Provenance) -> int:
-        """Keep an artifact, in place of an older one of that name; returns the bytes it takes. Raises StoreError."""
+    def put(self, name: str, payload: bytes | memoryview, provenance: Provenance) -> int:
+        """Keep an artifact in place of an older one of that name; returns the bytes it takes. Raises StoreError."""
         data = seal(payload, provenance)
         try:
             stored = self._open().set(name, data, retry=True)
@@ -140,54 +129,80 @@ class Cache:
         """Bytes on disk, those of SQLite's own files included."""
         return int(self._open().volume())
 
-    def recipes(self) -> list[FilledRecipe]:
-        """The recipes it was filled with, the latest last."""
-        found = []
-        for path in (self.directory / "recipes").glob("*.json"):
-            with suppress(FileNotFoundError):  # another process is just replacing it
-                found.append(FilledRecipe.from_json(path.read_text()))
-        return sorted(found, key=lambda recipe: recipe.filled)
+    @property
+    def location(self) -> str:
+        """Its folder."""
+        return str(self.directory)
 
-    def remember(self, recipe: FilledRecipe) -> None:
-        """Note that the cache is being filled with `recipe`, as the latest one; keeps the larger number of variants."""
-        path = self.directory / "recipes" / f"{recipe.fingerprints['generate']}.json"
+    @property
+    def image_format(self) -> ImageFormat:
+        """How backgrounds are kept from now on."""
+        return ImageFormat(self.codec, self.quality)
+
+    def recipes(self) -> list[Record]:
+        """The recipes it was filled with, the latest last; a damaged record is left out, and said once."""
+        records = (self._read_record(path) for path in (self.directory / "recipes").glob("*.json"))
+        return sorted((record for record in records if record is not None), key=lambda record: record.updated)
+
+    def add_record(self, record: Record) -> None:
+        """Note that the cache is being filled with a recipe, as the latest one; keeps the larger number of variants."""
+        path = self.directory / "recipes" / f"{record.background}.json"
         with self._lock():
-            variants = FilledRecipe.from_json(path.read_text()).variants if path.is_file() else 0
-            path.parent.mkdir(exist_ok=True)
-            _write_atomically(
-                path, replace(recipe, variants=max(variants, recipe.variants), filled=time.time()).to_json()
-            )
+            before = self._read_record(path) if path.is_file() else None
+            variants = max(record.variants, before.variants if before else 0)
+            write_atomically(path, replace(record, variants=variants, updated=time.time()).to_json().encode())
 
-    def pool_file(self, recipe: FilledRecipe) -> Path:
-        """The index of images whose backgrounds may serve others (see `augment.pools`); made where there is none."""
-        path = self._pool_path(recipe)
-        with self._lock():
-            if not is_pool(path):
-                write_pool(path, self._pool_entries(recipe))
-        return path
+    def pool(self, record: Record) -> PoolIndex:
+        """The images whose backgrounds may serve others. Without a whole index they are gathered from the entries,
+        which takes time and is said; the next prewarm writes the index anew."""
+        path = self._pool_path(record)
+        try:
+            return PoolIndex.load(path)
+        except CorruptEntry as error:
+            if path.exists():
+                self.report_damage(path.name, error)
+            return PoolIndex.of(self._gather(record))
 
-    def add_to_pool(self, recipe: FilledRecipe, entries: Mapping[str, PoolEntry]) -> None:
+    def add_to_pool(self, record: Record, entries: Mapping[str, PoolEntry]) -> None:
         """Put images, by key, into the index of that recipe."""
-        path = self._pool_path(recipe)
+        path = self._pool_path(record)
         with self._lock():
-            held = read_pool(path)
+            held = self.pool(record).entries()
             for key, entry in entries.items():
                 before = held[key].variants if key in held else 0
                 held[key] = entry._replace(variants=max(before, entry.variants))
-            write_pool(path, held)
+            PoolIndex.of(held).save(path)
 
-    def paths_file(self) -> Path:
-        """The index from paths to keys (see `augment.paths`)."""
-        return self.directory / "pools" / "paths.index"
+    def keys_at(self, path: str) -> list[str]:
+        """The keys of the image at `path`: none, one, or two if EXIF turns it."""
+        try:
+            return self._paths.keys(path)
+        except CorruptEntry as error:
+            self.report_damage(self._paths.file.name, error)
+            return []
 
     def add_paths(self, paths: Iterable[tuple[str, str]]) -> None:
-        """Note which key the image at a path has: pairs of both."""
+        """Note which key the image at a path has: pairs of both. A damaged index is set aside, and said."""
+        pairs = list(paths)
         with self._lock():
-            add_paths(self.paths_file(), paths)
+            try:
+                self._paths.add(pairs)
+            except CorruptEntry as error:
+                aside = self._paths.file.with_suffix(".damaged")
+                logger.warning("%s; it is kept as %s, and paths are noted anew", error, aside.name)
+                self._paths.file.replace(aside)
+                self._paths.add(pairs)
 
-    def misses(self, recipe: FilledRecipe) -> Misses:
-        """What was looked up in vain with that recipe."""
-        return Misses(self.directory / "misses" / f"{recipe.fingerprints['generate']}.txt")
+    def misses(self, record: Record) -> Misses:
+        """What training looked for with that recipe and did not find."""
+        name = record.background
+        if name not in self._misses:
+            self._misses[name] = Misses(self.directory / "misses" / f"{name}.txt")
+        return self._misses[name]
+
+    def note_miss(self, record: Record, name: str) -> None:
+        """Note that training looked for an image, by its key or path, and did not find it."""
+        self.misses(record).add(name)
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
@@ -195,30 +210,40 @@ class Cache:
             self._fanout.close()
         self._reset()
 
-    def _pool_path(self, recipe: FilledRecipe) -> Path:
-        return self.directory / "pools" / f"{recipe.fingerprints['generate']}.index"
+    def _read_record(self, path: Path) -> Record | None:
+        try:
+            return Record.from_json(path.read_text())
+        except FileNotFoundError:  # another process is just replacing it
+            return None
+        except (OSError, ValueError) as error:
+            self.report_damage(f"recipes/{path.name}", error)
+            return None
 
-    def _pool_entries(self, recipe: FilledRecipe) -> dict[str, PoolEntry]:
+    def _pool_path(self, record: Record) -> Path:
+        return self.directory / "pools" / f"{record.background}.index"
+
+    def _gather(self, record: Record) -> dict[str, PoolEntry]:
         """What the index holds, gathered from the entries themselves."""
-        prefix = entry_name("background", recipe.fingerprints["generate"], "")
+        prefix = entry_name(BACKGROUND.name, record.background, "")
         variants: Counter[str] = Counter()
         for name in self.names():
             if name.startswith(prefix):
                 key, _, variant = name.removeprefix(prefix).partition("/")
-                variants[key] = max(variants[key], int(variant) + 1)
-        entries = {}
+                if _KEY.fullmatch(key) and variant.isdecimal():
+                    variants[key] = max(variants[key], min(int(variant), MAX_VARIANTS - 1) + 1)
+        reader, entries = Reader(self, record), {}
         for key, count in variants.items():
-            name = entry_name("matte", recipe.fingerprints["remove"], key)
-            data, provenance = self.get(name), self.provenance(name)
-            if data is not None and provenance is not None:
-                with suppress(CorruptEntry):
-                    entries[key] = PoolEntry(provenance.get("group"), Matte.from_bytes(data).coverage, count)
+            found = reader.find(MATTE, key)
+            if found is not None and not found[0].unusable:
+                entries[key] = PoolEntry(found[1].get("group"), found[0].coverage, count)
         return entries
 
     def _reset(self) -> None:
         self._fanout: diskcache.FanoutCache | None = None
         self._pid = 0
-        self._reported: set[str] = set()
+        self._reported = set()
+        self._paths = PathIndex(self.directory / "pools" / "paths.index")
+        self._misses: dict[str, Misses] = {}
 
     def _lock(self) -> FileLock:
         """One process at a time; a new object each time, since filelock refuses one that a fork brought along."""
@@ -237,7 +262,7 @@ class Cache:
                     settings = {"format": FORMAT, "kind": "cache", "size_limit": None, "codec": "jpeg", "quality": 75}
                 merged = settings | {name: value for name, value in wanted.items() if value is not None}
                 if merged != settings or not path.is_file():
-                    _write_atomically(path, json.dumps(merged, indent=1))
+                    write_atomically(path, json.dumps(merged, indent=1).encode())
                 return merged
         except OSError as error:
             raise StoreError(f"cannot make a cache at {self.directory}: {error}") from error
@@ -268,17 +293,9 @@ class Cache:
     def _read(self, name: str) -> bytes | memoryview | None:
         try:
             data: bytes | memoryview | None = self._open().get(name, retry=True)
-        except (sqlite3.DatabaseError, CorruptEntry) as error:
-            self._report_damage(name, error)
-            return None
+        except sqlite3.DatabaseError as error:
+            raise CorruptEntry(str(error)) from error
         return data
-
-    def _report_damage(self, name: str, error: Exception) -> None:
-        if name not in self._reported:
-            self._reported.add(name)
-            logger.warning(
-                "%s: the entry %s is damaged (%s) and counts as missing; prewarm again to replace it", self, name, error
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("directory", "size_limit", "codec", "quality")}
@@ -286,9 +303,6 @@ class Cache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._reset()
-
-    def __repr__(self) -> str:
-        return f"Cache({str(self.directory)!r})"
 
 
 def _read_file(path: str) -> memoryview:
@@ -310,9 +324,3 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"{path.parent} is a {found[0]} of format {found[1]}; this augment writes caches of format {FORMAT}"
         )
     return settings
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

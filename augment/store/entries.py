@@ -4,49 +4,61 @@ from __future__ import annotations
 
 import json
 import struct
+from functools import cached_property
 from typing import Any
 
 import xxhash
 
 from augment.errors import CorruptEntry
 
-_HEADER = struct.Struct("<4sQI")  # magic, xxh3-64 of all that follows, length of the provenance
-_CHECKED = 12  # where what the checksum covers begins
+_HEADER = struct.Struct("<4sQI")  # magic, xxh3-64 of everything that follows, length of the provenance
+_CHECKED = 12  # where the part begins that the checksum covers
 _MAGIC = b"AUG1"
 
 Provenance = dict[str, Any]
 
 
 def entry_name(artifact: str, fingerprint: str, key: str, variant: int | None = None) -> str:
-    """The name an artifact is stored under; prompts and backgrounds have one for each variant."""
+    """The name that an artifact is stored under; prompts and backgrounds have one for each variant."""
     name = f"{artifact}/{fingerprint}/{key}"
     return name if variant is None else f"{name}/{variant}"
 
 
-def seal(payload: bytes, provenance: Provenance) -> bytes:
+def seal(payload: bytes | memoryview, provenance: Provenance) -> bytes:
     """Join an artifact's bytes with its provenance, under a checksum of both."""
-    meta = json.dumps(provenance, ensure_ascii=False, default=str).encode()
-    checked = struct.pack("<I", len(meta)) + meta + payload
+    meta = json.dumps(provenance, ensure_ascii=False, default=str).encode(errors="surrogatepass")
+    checked = b"".join((struct.pack("<I", len(meta)), meta, payload))
     return struct.pack("<4sQ", _MAGIC, xxhash.xxh3_64_intdigest(checked)) + checked
 
 
-def unseal(data: bytes | memoryview) -> memoryview:
-    """The artifact's bytes, without a copy. Raises CorruptEntry where a single bit is not as it was sealed."""
-    return memoryview(data)[_HEADER.size + _checked_length(data) :]
+class Entry:
+    """What was stored under one name. Raises CorruptEntry if a single bit is not as it was sealed."""
 
+    def __init__(self, data: bytes | memoryview) -> None:
+        if len(data) < _HEADER.size:
+            raise CorruptEntry(f"{len(data)} bytes are too few for an entry")
+        magic, checksum, length = _HEADER.unpack_from(data)
+        if magic != _MAGIC:
+            raise CorruptEntry(f"it begins with {magic!r}, not {_MAGIC!r}")
+        if xxhash.xxh3_64_intdigest(memoryview(data)[_CHECKED:]) != checksum:
+            raise CorruptEntry("its checksum does not match")
+        if length > len(data) - _HEADER.size:
+            raise CorruptEntry(f"a provenance of {length} bytes in an entry of {len(data)}")
+        self._data = memoryview(data)
+        self._length = int(length)
 
-def provenance_of(data: bytes | memoryview) -> Provenance:
-    """Where the entry came from. Raises CorruptEntry like `unseal`."""
-    provenance: Provenance = json.loads(bytes(data[_HEADER.size : _HEADER.size + _checked_length(data)]))
-    return provenance
+    @property
+    def payload(self) -> memoryview:
+        """The artifact's bytes, without a copy."""
+        return self._data[_HEADER.size + self._length :]
 
-
-def _checked_length(data: bytes | memoryview) -> int:
-    if len(data) < _HEADER.size:
-        raise CorruptEntry(f"{len(data)} bytes are too few for an entry")
-    magic, checksum, length = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
-        raise CorruptEntry(f"it begins with {magic!r}, not {_MAGIC!r}")
-    if xxhash.xxh3_64_intdigest(memoryview(data)[_CHECKED:]) != checksum:
-        raise CorruptEntry("its checksum does not match")
-    return int(length)
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Where it came from. Raises CorruptEntry if that is not a JSON object."""
+        try:
+            provenance = json.loads(bytes(self._data[_HEADER.size : _HEADER.size + self._length]))
+        except (ValueError, RecursionError) as error:
+            raise CorruptEntry(f"its provenance is not JSON: {error}") from error
+        if not isinstance(provenance, dict):
+            raise CorruptEntry(f"its provenance is {type(provenance).__name__}, not an object")
+        return provenance

@@ -1,4 +1,4 @@
-"""Which images were looked up in vain: noted by training workers, read by `augment prewarm --missing`."""
+"""Images that training looked for and did not find: noted by its workers, read by `augment prewarm --missing`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
+from augment.store.files import write_atomically
+
 logger = logging.getLogger(__name__)
 
-_MOST = 100_000  # a pipeline that misses always, with a random crop before the transform, must not fill the disk
+_MOST = 100_000  # a pipeline that always misses, with a random crop before the transform, must not fill the disk
+# Neither through a link nor into a pipe, which would block (Windows has neither flag).
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Misses:
-    """Keys, and paths where the sample carried one, a line each in one file that many processes append to.
+    """Keys, and paths if the sample carried one, one per line in a file that many processes append to.
 
     Written without a lock: a short line that is appended in one call stays whole. What a process finds in the file at
     its first miss it does not write again. A folder that cannot be written is left alone.
@@ -32,9 +36,9 @@ class Misses:
         self._known.add(name)
         try:
             self.path.parent.mkdir(exist_ok=True)
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            file = os.open(self.path, _APPEND, 0o666)
             try:
-                os.write(file, f"{name}\n".encode())
+                os.write(file, os.fsencode(name) + b"\n")
             finally:
                 os.close(file)
         except OSError as error:
@@ -43,16 +47,19 @@ class Misses:
     def read(self) -> set[str]:
         """All that were noted, once each."""
         try:
-            return set(self.path.read_text(encoding="utf-8", errors="replace").split("\n")) - {""}
+            if self.path.is_symlink() or not self.path.is_file():
+                return set()
+            return {os.fsdecode(line) for line in self.path.read_bytes().split(b"\n")} - {""}
         except OSError:
             return set()
 
     def remove(self, names: Set[str]) -> None:
         """Forget those of `names`."""
-        left = self.read() - names
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        noted = self.read()
+        left = noted - names
+        if left == noted:
+            return
         if left:
-            temporary.write_text("".join(f"{name}\n" for name in sorted(left)), encoding="utf-8")
-            temporary.replace(self.path)
+            write_atomically(self.path, b"".join(os.fsencode(name) + b"\n" for name in sorted(left)))
         else:
             self.path.unlink(missing_ok=True)

@@ -1,79 +1,147 @@
-"""What a store offers to those who read from it, and how one is opened."""
+"""What a store offers to its readers, and its records of the recipes that it was filled with."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Protocol
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 
-from augment.entries import Provenance
-from augment.errors import StoreError
+from augment.artifacts import BACKGROUND
+from augment.errors import CorruptEntry, StoreError
+from augment.store.entries import Entry, Provenance
+from augment.store.pool import MAX_VARIANTS, PoolIndex
 
-SETTINGS_FILE = "store.json"
-FORMAT = 1
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FilledRecipe:
+class Record:
     """A recipe that a store was filled with: enough to find its entries, and to compute more of them.
 
-    `fingerprints` maps a stage's kind to its fingerprint, "generate" to that of the backgrounds to use: the enriched
-    ones, where the recipe enriches. `variants` is the most backgrounds any image was asked to have.
+    `fingerprints` maps a stage's kind to its fingerprint; `artifacts` maps an artifact to the fingerprint of the stage
+    whose artifacts are to be used: for backgrounds, the last one that makes some. `variants` is the largest number of
+    backgrounds that an image was asked to have.
     """
 
     name: str
     toml: str
     fingerprints: dict[str, str]
+    artifacts: dict[str, str]
     variants: int
-    filled: float = field(default=0.0, compare=False)  # seconds since the epoch
+    updated: float = field(default=0.0, compare=False)  # seconds since the epoch
+
+    @property
+    def background(self) -> str:
+        """The fingerprint of the backgrounds to use."""
+        return self.artifacts[BACKGROUND.name]
 
     def to_json(self) -> str:
+        """The record as a file holds it."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> FilledRecipe:
-        return cls(**json.loads(text))
+    def from_json(cls, text: str) -> Record:
+        """Fields that this version does not know are left out. Raises CorruptEntry if it is not a record."""
+        try:
+            found = json.loads(text)
+            record = cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+            tables = (record.fingerprints, record.artifacts)
+            texts = [record.name, record.toml, *(text for table in tables for pair in table.items() for text in pair)]
+            if not all(isinstance(text, str) for text in texts) or not record.background:
+                raise ValueError("a field is not text")
+            if not isinstance(record.variants, int) or not 1 <= record.variants <= MAX_VARIANTS:
+                raise ValueError(f"variants: {record.variants!r}")
+            float(record.updated)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CorruptEntry(f"not a record of a recipe: {error!r}") from error
+        return record
 
 
-class Store(Protocol):
-    """Reads by name (see `augment.entries.entry_name`); a damaged entry is a miss that is logged once."""
+class Store(ABC):
+    """Artifacts by name (see `augment.store.entries.entry_name`). Reading never writes.
+
+    `augment.testing.StoreTests` is the suite of what every store promises.
+    """
+
+    def __init__(self) -> None:
+        self._reported: set[str] = set()
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where it is: what `open_store` takes."""
+
+    @abstractmethod
+    def names(self) -> Iterable[str]:
+        """Every entry's name."""
+
+    @abstractmethod
+    def _read(self, name: str) -> bytes | memoryview | None:
+        """An entry as it was sealed, or None. Raises CorruptEntry if it cannot be read."""
+
+    @abstractmethod
+    def recipes(self) -> list[Record]:
+        """The recipes it was filled with, the latest last."""
+
+    @abstractmethod
+    def pool(self, record: Record) -> PoolIndex:
+        """The images whose backgrounds may serve others."""
+
+    @abstractmethod
+    def keys_at(self, path: str) -> list[str]:
+        """The keys of the image at `path`: none, one, or two if EXIF turns it."""
+
+    def note_miss(self, record: Record, name: str) -> None:
+        """Note that training looked for an image, by its key or path, and did not find it; a store that cannot be
+        written notes nothing."""
+
+    def entry(self, name: str) -> Entry | None:
+        """An entry, checked, or None; a damaged entry counts as missing and is logged once a process."""
+        try:
+            data = self._read(name)
+            return None if data is None else Entry(data)
+        except CorruptEntry as error:
+            self.report_damage(name, error)
+            return None
 
     def get(self, name: str) -> memoryview | None:
         """The artifact's bytes, checked, or None."""
+        entry = self.entry(name)
+        return None if entry is None else entry.payload
 
     def provenance(self, name: str) -> Provenance | None:
         """Where an entry came from: recipe, backend, settings, seed, seconds, caption, prompt; None for a miss."""
+        entry = self.entry(name)
+        try:
+            return None if entry is None else entry.provenance
+        except CorruptEntry as error:
+            self.report_damage(name, error)
+            return None
 
-    def recipes(self) -> list[FilledRecipe]:
-        """The recipes it was filled with, the latest last."""
+    def report_damage(self, name: str, error: Exception) -> None:
+        """Say once a process that something is damaged."""
+        if name not in self._reported:
+            self._reported.add(name)
+            logger.warning(
+                "%s: %s is damaged (%s) and counts as missing; prewarm again to replace it", self, name, error
+            )
 
-    def pool_file(self, recipe: FilledRecipe) -> Path:
-        """The index of images whose backgrounds may serve others (see `augment.pools`)."""
-
-    def paths_file(self) -> Path:
-        """The index from paths to keys (see `augment.paths`); there may be no such file."""
-
-
-def open_store(path: str | Path) -> Store:
-    """Open the store at `path`, whatever its kind. Raises StoreError where there is none."""
-    from augment.cache import Cache
-
-    if not (Path(path) / SETTINGS_FILE).is_file():
-        raise StoreError(
-            f"{path} is not a store: it has no {SETTINGS_FILE}; make one with `augment prewarm IMAGES --cache {path}`"
-        )
-    return Cache(path)
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r})"
 
 
-def find_recipe(store: Store, wanted: str | None = None) -> FilledRecipe:
-    """The recipe called `wanted`, or with the fingerprint `wanted`, or the latest one where it is None. Raises
-    StoreError."""
-    filled = store.recipes()
-    if not filled:
+def find_record(store: Store, wanted: str | None = None) -> Record:
+    """The recipe called `wanted`, or whose backgrounds have the fingerprint `wanted`; None is the latest one.
+
+    Raises StoreError if there is none.
+    """
+    records = store.recipes()
+    if not records:
         raise StoreError(f"{store} holds no recipe yet: fill it with `augment prewarm` or `augment.prewarm` first")
-    matching = [recipe for recipe in filled if wanted in (None, recipe.name, recipe.fingerprints["generate"])]
+    matching = [record for record in records if wanted in (None, record.name, record.background)]
     if not matching:
-        names = ", ".join(sorted({recipe.name for recipe in filled}))
+        names = ", ".join(sorted({record.name for record in records}))
         raise StoreError(f"{store} was not filled with the recipe {wanted!r}; it holds: {names}")
     return matching[-1]

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from augment.artifacts import Image
+from augment.artifacts import CAPTION, Image
 from augment.errors import ItemFailed
-from augment.stages.base import Stage
-from augment.stages.caption.endpoint import Endpoint
-from augment.stages.caption.measured import Measured
-from augment.stages.caption.transformers import Transformers
+from augment.stages.base import Kind, Stage
+from augment.stages.inpaint import Inpainter
+from augment.stages.text import usable_text
 
 
-class Captioner(Protocol):
-    """`(H, W, 3)` uint8 RGB plates to one caption each."""
+class Captioner(Stage):
+    """Base class of captioners."""
 
-    def __call__(self, plates: Sequence[Image]) -> Sequence[str | ItemFailed]: ...
+    kind: ClassVar[Kind[str]] = Kind("caption", makes=CAPTION, needs={"plates": Inpainter.kind})
+    backends: ClassVar[Mapping[str, str]] = {
+        "measured": "augment.stages.caption.measured:Measured",
+        "transformers": "augment.stages.caption.transformers:Transformers",
+        "openai": "augment.stages.caption.openai:OpenAi",
+    }
 
+    @abstractmethod
+    def __call__(self, *, plates: Sequence[Image]) -> Sequence[str | ItemFailed]:
+        """`(H, W, 3)` uint8 RGB plates to one caption each."""
 
-BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (Measured, Transformers, Endpoint)}
+    def finish(self, result: Any, given: Mapping[str, Any]) -> str:
+        """The caption, if it says anything."""
+        return usable_text(result, type(self).__name__)

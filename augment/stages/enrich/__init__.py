@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from augment.artifacts import Image, Prompt, Rejected
+from augment.artifacts import BACKGROUND, Image, Prompt, Rejected
 from augment.errors import ItemFailed
-from augment.stages.base import Stage
-from augment.stages.enrich.contextual import Contextual
-from augment.stages.enrich.steps import Enriched, Step
-
-__all__ = ["BACKENDS", "Enriched", "Enricher", "Step"]
+from augment.stages.base import GROUP, SEED, Detailed, Kind, Stage
+from augment.stages.generate import Generator, flaw
+from augment.stages.refine import Refiner
 
 
-class Enricher(Protocol):
-    """Generated backgrounds `(H, W, 3)` uint8 RGB, the prompts they were made from, their objects' classes and 63-bit
-    seeds to backgrounds of the same shapes. `Rejected` asks for another seed."""
+class Enricher(Stage):
+    """Base class of enrichers."""
 
+    kind: ClassVar[Kind[Image]] = Kind(
+        "enrich",
+        makes=BACKGROUND,
+        needs={"drafts": Generator.kind, "prompts": Refiner.kind, "groups": GROUP, "seeds": SEED},
+        per_variant=True,
+        drawn=True,
+        optional=True,
+    )
+    backends: ClassVar[Mapping[str, str]] = {"contextual": "augment.stages.enrich.contextual:Contextual"}
+
+    @abstractmethod
     def __call__(
-        self, drafts: Sequence[Image], prompts: Sequence[Prompt], groups: Sequence[str | None], seeds: Sequence[int]
-    ) -> Sequence[Enriched | Rejected | ItemFailed]: ...
+        self, *, drafts: Sequence[Image], prompts: Sequence[Prompt], groups: Sequence[str | None], seeds: Sequence[int]
+    ) -> Sequence[Image | Detailed | Rejected | ItemFailed]:
+        """Generated backgrounds `(H, W, 3)` uint8 RGB, their prompts, their objects' classes and 63-bit seeds to
+        backgrounds of the same shapes. `Rejected` asks for another seed."""
 
-
-BACKENDS: dict[str, type[Stage]] = {Contextual.backend: Contextual}
+    def finish(self, result: Any, given: Mapping[str, Any]) -> Image | Rejected:
+        """The background, unless it cannot serve as one."""
+        reason = flaw(result, given["drafts"].shape)
+        return result if reason is None else Rejected(reason)

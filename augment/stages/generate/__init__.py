@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from augment.artifacts import Image, Matte, Prompt, Rejected
+import numpy as np
+
+from augment.artifacts import BACKGROUND, Image, Matte, Prompt, Rejected
 from augment.errors import ItemFailed
-from augment.stages.base import Stage
-from augment.stages.generate.diffusers import Diffusers
-from augment.stages.generate.folder import Folder
-from augment.stages.generate.resynthesis import Resynthesis
-from augment.stages.generate.webui import WebUi
+from augment.stages.base import SEED, Kind, Stage
+from augment.stages.inpaint import Inpainter
+from augment.stages.refine import Refiner
+from augment.stages.remove import Remover
 
 
-class Generator(Protocol):
-    """Prompts with plates `(H, W, 3)` uint8 RGB, mattes and 63-bit seeds to backgrounds of the plates' shapes.
+class Generator(Stage):
+    """Base class of generators."""
 
-    The same prompt, plate, matte and seed give the same background in any batch. `Rejected` asks for another seed.
-    """
+    kind: ClassVar[Kind[Image]] = Kind(
+        "generate",
+        makes=BACKGROUND,
+        needs={"prompts": Refiner.kind, "plates": Inpainter.kind, "mattes": Remover.kind, "seeds": SEED},
+        per_variant=True,
+        drawn=True,
+    )
+    backends: ClassVar[Mapping[str, str]] = {
+        "resynthesis": "augment.stages.generate.resynthesis:Resynthesis",
+        "diffusers": "augment.stages.generate.diffusers:Diffusers",
+        "folder": "augment.stages.generate.folder:Folder",
+        "webui": "augment.stages.generate.webui:WebUi",
+    }
 
+    @abstractmethod
     def __call__(
-        self, prompts: Sequence[Prompt], plates: Sequence[Image], mattes: Sequence[Matte], seeds: Sequence[int]
-    ) -> Sequence[Image | Rejected | ItemFailed]: ...
+        self, *, prompts: Sequence[Prompt], plates: Sequence[Image], mattes: Sequence[Matte], seeds: Sequence[int]
+    ) -> Sequence[Image | Rejected | ItemFailed]:
+        """Prompts with plates `(H, W, 3)` uint8 RGB, mattes and 63-bit seeds to backgrounds of the plates' shapes.
+
+        The same prompt, plate, matte and seed give the same background in any batch. `Rejected` asks for another seed.
+        """
+
+    def finish(self, result: Any, given: Mapping[str, Any]) -> Image | Rejected:
+        """The background, unless it cannot serve as one."""
+        like = given.get("plates", result)  # a generator that does not ask for the plate may have a size of its own
+        reason = flaw(result, np.shape(like))
+        return result if reason is None else Rejected(reason)
 
 
-BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (Resynthesis, Diffusers, Folder, WebUi)}
+def flaw(background: Any, shape: tuple[int, ...]) -> str | None:
+    """Why a generated image cannot serve as a background of that `(H, W)` or `(H, W, 3)`; None if it can."""
+    wanted = (*shape[:2], 3)
+    if not isinstance(background, np.ndarray):
+        return f"{type(background).__name__} and not an array"
+    if background.shape != wanted or background.dtype != np.uint8:
+        return f"{background.shape} {background.dtype} and not {wanted} uint8"
+    # Safety checkers and half-precision overflows both leave black; a diffusion model's failures are nearly flat.
+    if int(background.max()) < 16:
+        return "black"
+    if float(background.std(axis=(0, 1)).max()) < 1.0:
+        return "of one color"
+    return None

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from augment.artifacts import Matte
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.artifacts import MATTE, Image, Matte
 from augment.errors import ItemFailed
-from augment.stages.base import Item, Stage
-from augment.stages.remove.grabcut import GrabCut
-from augment.stages.remove.mask_rcnn import MaskRcnn
-from augment.stages.remove.masks import Masks
-from augment.stages.remove.rembg import Rembg
+from augment.imaging.composite import with_edge_colors
+from augment.stages.base import IMAGE, MASK, SOURCE, Kind, Stage
 
 
-class Remover(Protocol):
-    """Items with `(H, W, 3)` uint8 RGB images to their mattes, each of its image's own size."""
+class Remover(Stage):
+    """Base class of removers."""
 
-    def __call__(self, items: Sequence[Item]) -> Sequence[Matte | ItemFailed]: ...
+    kind: ClassVar[Kind[Matte]] = Kind("remove", makes=MATTE, needs={"images": IMAGE, "masks": MASK, "sources": SOURCE})
+    backends: ClassVar[Mapping[str, str]] = {
+        "grabcut": "augment.stages.remove.grabcut:GrabCut",
+        "masks": "augment.stages.remove.masks:Masks",
+        "rembg": "augment.stages.remove.rembg:Rembg",
+        "mask-rcnn": "augment.stages.remove.mask_rcnn:MaskRcnn",
+    }
 
+    @abstractmethod
+    def __call__(
+        self,
+        *,
+        images: Sequence[Image],
+        masks: Sequence[NDArray[np.uint8] | None],
+        sources: Sequence[str | None],
+    ) -> Sequence[Matte | ItemFailed]:
+        """`(H, W, 3)` uint8 RGB images to their mattes, each of its image's size.
 
-BACKENDS: dict[str, type[Stage]] = {backend.backend: backend for backend in (GrabCut, Masks, Rembg, MaskRcnn)}
+        `masks` are the dataset's own, `(H, W)`, non-zero is object; `sources` are the images' paths.
+        """
+
+    def finish(self, result: Any, given: Mapping[str, Any]) -> Matte:
+        """The matte with the object's own colours at its edge."""
+        image = given["images"]
+        if not isinstance(result, Matte) or result.size != image.shape[:2]:
+            what = f"a matte of {result.size}" if isinstance(result, Matte) else type(result).__name__
+            raise ItemFailed(f"{type(self).__name__} gave {what} for an image of {image.shape[:2]}")
+        return with_edge_colors(result, image)

@@ -1,0 +1,218 @@
+"""What is missing of a recipe's artifacts for the images of a source, and what came of it.
+
+The plan runs nothing itself: an engine asks it for the works of each kind, has them done, and reports back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from augment.artifacts import MATTE
+from augment.chain import Chain, Outcome
+from augment.errors import StoreError
+from augment.prewarming.report import Failure, Report, StageReport
+from augment.prewarming.source import Source, load
+from augment.stages.base import IMAGE, Item, Kind
+from augment.stages.calling import Work
+from augment.store.pool import PoolEntry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """An image of the source: which of its entries it is, the item without its pixels, and what decides on its
+    artifacts besides pixels and settings, by kind."""
+
+    index: int
+    item: Item
+    inputs: dict[str, str]
+
+
+class Plan:
+    """One prewarm, kind by kind: each model is loaded once, used over everything that lacks its artifact, and freed.
+
+    `wanted` are keys and paths, if only those images are to be computed.
+    """
+
+    def __init__(
+        self, source: Source, chain: Chain, variants: int, workers: int, wanted: Set[str] | None = None
+    ) -> None:
+        self.source, self.chain, self.variants, self.workers, self.wanted = source, chain, variants, workers, wanted
+        self.report = Report()
+        self._entries: dict[str, _Entry] = {}  # by key: the same image in two places is computed once
+        self._sizes: dict[str, tuple[int, int]] = {}  # of the images that may be used
+        self._coverage: dict[str, float] = {}
+        self._failed: set[tuple[str, int | None]] = set()  # later kinds leave these alone
+
+    def kinds(self) -> Iterator[Kind[Any]]:
+        """The kinds in the order in which they are to be done."""
+        self.chain.add_record(self.variants)
+        yield from self.chain.kinds
+
+    @contextmanager
+    def stage(self, kind: Kind[Any]) -> Iterator[None]:
+        """Around the work on a kind: times it, frees its model, and sorts out what may be used."""
+        report = self.report.stages[kind.name] = StageReport()
+        started = time.perf_counter()
+        try:
+            yield
+            if not kind.per_variant:
+                self._sort_out(kind)
+        finally:
+            self.chain.call(kind).unload()
+            report.seconds = time.perf_counter() - started
+
+    def works(self, kind: Kind[Any], advance: Callable[[int], None]) -> tuple[Iterator[Work], int]:
+        """What lacks that kind's artifact, and how many steps of `advance` it takes.
+
+        The first kind goes with the one pass over all files: what is missing takes every image's key. For that it
+        calls `advance` itself, once for each entry of the source.
+        """
+        if kind is self.chain.kinds[0]:
+            return self._scan(kind, advance), len(self.source)
+        missing = self._missing(kind)
+        return self._with_images(missing) if _needs_image(kind) else iter(missing), len(missing)
+
+    def note(self, kind: Kind[Any], outcome: Outcome) -> int:
+        """Take down what came of a batch; returns how many works are done."""
+        report = self.report.stages[kind.name]
+        report.computed += outcome.computed
+        report.nbytes += outcome.nbytes
+        report.rejected += outcome.rejected
+        for work, reason in outcome.failed:
+            self._failed.add((work.item.key, work.variant))
+            name = work.item.source or work.item.key
+            self.report.failures.append(
+                Failure(name if work.variant is None else f"{name} (variant {work.variant})", kind.name, reason)
+            )
+        return outcome.computed + len(outcome.failed)
+
+    def finish(self, whole: bool) -> Report:
+        """Count what is complete, and let other images draw from it; `whole` is False if the work was stopped."""
+        final = self.chain.final
+        complete = {
+            key
+            for key in self._sizes
+            if not self.chain.missing(final, key, self.variants, self._entries[key].inputs[final.name])
+        }
+        self.report.complete = len(complete)
+        self._index(complete)
+        broken = {key for key, _ in self._failed}
+        if whole and (gone := self._sizes.keys() - complete - broken):
+            logger.warning(
+                "%d images lost their backgrounds again to the size limit of %s: raise its size_limit",
+                len(gone),
+                self.chain.cache,
+            )
+        return self.report
+
+    def _scan(self, kind: Kind[Any], advance: Callable[[int], None]) -> Iterator[Work]:
+        report = self.report.stages[kind.name]
+        for loaded in load(self.source, workers=self.workers, prepare=partial(_prepare, self.chain, kind)):
+            if loaded.failure:
+                self.report.failures.append(loaded.failure)
+            for item in loaded.items:
+                if item.key in self._entries or not self._is_wanted(item):
+                    continue
+                without = replace(item, image=None, mask=None)
+                self._entries[item.key] = _Entry(loaded.index, without, self.chain.inputs(item))
+                if item.image is not None:
+                    yield Work(item)
+                else:
+                    report.found += 1
+            advance(1)
+        self.report.images = len(self._entries)
+
+    def _is_wanted(self, item: Item) -> bool:
+        if self.wanted is None or item.key in self.wanted:
+            return True
+        return item.source is not None and os.path.abspath(item.source) in self.wanted
+
+    def _sort_out(self, kind: Kind[Any]) -> None:
+        """Which images may go on: those whose artifact of that kind is there, and has no verdict against it."""
+        makes = kind.makes
+        if makes is not MATTE:
+            return
+        for key, entry in self._entries.items():
+            fingerprint = self.chain.fingerprints[kind.name]
+            found = self.chain.reader.find(MATTE, key, fingerprint=fingerprint)
+            if found is None:
+                continue
+            matte, provenance = found
+            if provenance.get("group") != entry.item.group:
+                # The matte is where a group is kept. A new one makes no new matte.
+                name = self.chain.name(kind, key)
+                payload = MATTE.encode(matte, self.chain.cache.image_format)
+                self.chain.cache.put(name, payload, provenance | {"group": entry.item.group})
+            if reason := MATTE.verdict(matte):
+                # A reason's detail, after the colon, differs from image to image.
+                self.report.unusable[reason.split(":")[0]] += 1
+            else:
+                self._sizes[key] = matte.size
+                self._coverage[key] = matte.coverage
+
+    def _missing(self, kind: Kind[Any]) -> list[Work]:
+        report, works = self.report.stages[kind.name], []
+        # Ordered by size, since a model's batch holds images of one size.
+        for key in sorted(self._sizes, key=lambda key: self._sizes[key]):
+            if (key, None) in self._failed:
+                continue
+            entry = self._entries[key]
+            variants = self.chain.missing(kind, key, self.variants, entry.inputs[kind.name])
+            works += [Work(entry.item, variant) for variant in variants if (key, variant) not in self._failed]
+            report.found += (self.variants if kind.per_variant else 1) - len(variants)
+        return works
+
+    def _with_images(self, works: list[Work]) -> Iterator[Work]:
+        """The works with their images decoded again."""
+        wanted: dict[str, list[Work]] = {}
+        for work in works:
+            wanted.setdefault(work.item.key, []).append(work)
+        for loaded in load(self.source, sorted({self._entries[key].index for key in wanted}), self.workers):
+            if loaded.failure:
+                self.report.failures.append(loaded.failure)
+            for item in loaded.items:
+                for work in wanted.pop(item.key, []):
+                    yield replace(work, item=replace(work.item, image=item.image, mask=item.mask))
+        self._failed |= {(key, None) for key in wanted}  # the file changed or went since its key was taken
+
+    def _index(self, complete: set[str]) -> None:
+        """Let other images draw from those that are complete, and strike from the misses what is none any more."""
+        cache, record = self.chain.cache, self.chain.recipe.record(self.variants)
+        entries = {
+            key: PoolEntry(self._entries[key].item.group, self._coverage[key], self.variants) for key in complete
+        }
+        cache.add_to_pool(record, entries)
+        # A Dataset's item that has no path is called by its number.
+        items = [entry.item for entry in self._entries.values()]
+        paths = [(item.source, item.key) for item in items if item.source and Path(item.source).suffix]
+        cache.add_paths(paths)
+        unusable = self._entries.keys() - self._sizes.keys() - {key for key, _ in self._failed}
+        settled = complete | unusable
+        cache.misses(record).remove(settled | {os.path.abspath(path) for path, key in paths if key in settled})
+
+
+def _needs_image(kind: Kind[Any]) -> bool:
+    return IMAGE in kind.needs.values()
+
+
+def _prepare(chain: Chain, kind: Kind[Any], item: Item) -> Item:
+    """In a process that decodes: what the stages read of an item; its pixels stay only if that kind lacks them.
+
+    Handing pixels from process to process takes longer than decoding them.
+    """
+    try:
+        item = chain.read(item)
+        lacks = bool(chain.missing(kind, item.key, 1, chain.inputs(item)[kind.name]))
+    except StoreError:  # for the main process to meet and to say
+        return replace(item, reads=dict.fromkeys((kind.name for kind in chain.kinds), ""))
+    return item if lacks else replace(item, image=None, mask=None)

@@ -1,0 +1,21 @@
+"""Open a store, whatever its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from augment.errors import StoreError
+from augment.store.cache import SETTINGS_FILE, Cache
+from augment.store.records import Store
+
+
+def open_store(store: Store | str | Path) -> Store:
+    """The store at a path, or the store itself. Raises StoreError if there is none."""
+    if isinstance(store, Store):
+        return store
+    path = Path(store)
+    if not (path / SETTINGS_FILE).is_file():
+        raise StoreError(
+            f"{path} is not a store: it has no {SETTINGS_FILE}; make one with `augment prewarm IMAGES --cache {path}`"
+        )
+    return Cache(path)
