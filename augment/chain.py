@@ -133,7 +133,7 @@ class Chain:
                 )
             provenance: Provenance = {
                 **one.notes,
-                "steps": list(one.pictures),
+                "pictures": list(one.pictures),
                 "inputs": one.unit.inputs,
                 "recipe": self.recipe.name,
                 "backend": stage.backend,

@@ -45,7 +45,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("augment-demo"),
 ) -> None:
     """The whole job on real photographs, without downloads: pictures, a cache, and a DataLoader that trains from it."""
-    from augment.demo import run
+    from augment.commands.demo import run
 
     out.print(run(output))
 
@@ -58,7 +58,9 @@ def prewarm(
     settings: SetOption = None,
     variants: VariantsOption = 1,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode, and threads.")] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Only images that training looked up in vain.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only images that training looked for and did not find.")
+    ] = False,
 ) -> None:
     """Compute for every image what the cache lacks; safe to stop and to run again."""
     from augment.prewarming import Interrupted
@@ -85,7 +87,7 @@ def run(
     group: Annotated[str | None, typer.Option(help="The object's class, kept out of the background.")] = None,
 ) -> None:
     """The chain for one image: a picture of each step, and trace.json with what was done."""
-    from augment.run import run as run_one
+    from augment.commands.run import run as run_one
 
     report = run_one(image, output, _recipe(recipe, settings), variants=variants, group=group)
     for reason in report.unusable:
@@ -103,7 +105,7 @@ def run(
 @app.command()
 def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None:
     """Show whether this machine has what a recipe needs; exit code 1 where something is missing."""
-    from augment.doctor import examine, free_resources
+    from augment.commands.doctor import examine, free_resources
 
     findings = examine(_recipe(recipe, settings))
     table = Table(box=None, pad_edge=False)
@@ -111,7 +113,7 @@ def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None
         table.add_column(column, overflow="fold")
     for finding in findings:
         ready = "no" if finding.problem else "yes"
-        table.add_row(finding.kind, finding.backend, finding.where, finding.weights, ready)
+        table.add_row(finding.kind, finding.backend, finding.target, finding.weights, ready)
     out.print(table)
     for name, free in free_resources(Path.cwd()):
         out.print(f"{name}: {free / 2**30:.1f} GiB free", markup=False)
@@ -131,7 +133,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one, eve
         out.print(Recipe.load(name).to_toml(), markup=False, end="")
         return
     for preset in presets():
-        stages = Recipe.load(preset).stages.items()
+        stages = Recipe.load(preset).makers.items()
         out.print(f"{preset:<10}" + " → ".join(f"{kind}: {stage.backend}" for kind, stage in stages))
 
 

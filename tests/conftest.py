@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import parts
+from augment.testing import parts
+from tests import simple
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # `import albumentations` asks the network for a newer version
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch a model
+
+# A package that brings backends of its own, as an installed one would; for processes that tests start, too.
+_PLUGIN = Path(__file__).parent / "plugin"
+sys.path.insert(0, str(_PLUGIN))
+_PATHS = [str(Path(__file__).parents[1]), str(_PLUGIN), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
+
+
+@pytest.fixture(autouse=True)
+def _no_calls_so_far() -> None:
+    """Each test counts the calls of simple stages from 0."""
+    simple.CALLS.clear()
 
 
 def _real(part: Callable[[], Path]) -> Path:

@@ -1,4 +1,7 @@
-"""Stages that are quick and easy to predict, and that note their calls: what chain and prewarm are tested with."""
+"""Stages that are quick and easy to predict, and that note their calls: what chain and prewarm are tested with.
+
+They are written as a user would write backends; tests/plugin names them for recipes in TOML.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,44 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-import pytest
 
 from augment.artifacts import Matte, Prompt, Rejected
 from augment.errors import ItemFailed
 from augment.recipe import Recipe
-from augment.stages import BACKENDS
-from augment.stages.base import Stage
+from augment.stages.caption import Captioner
+from augment.stages.generate import Generator
+from augment.stages.inpaint import Inpainter
+from augment.stages.refine import Refiner
+from augment.stages.remove import Remover
 
 CALLS: Counter[str] = Counter()  # items by kind
 
 
 @dataclass(frozen=True)
-class RedRemover(Stage):
-    """What is much redder than green is object; `broken` names a group whose images raise."""
+class RedRemover(Remover):
+    """What is much redder than green is object; an image as wide as `broken` raises."""
 
     backend: ClassVar[str] = "red"
     execution_only: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     batch_size: int = 4
-    broken: str = ""
+    broken: int = 0
 
-    def __call__(self, items):
-        CALLS["remove"] += len(items)
-        if any(item.group and item.group == self.broken for item in items):
-            raise ValueError("this group breaks its batch")
-        return [Matte.from_full(_red(item.image)) for item in items]
+    def __call__(self, *, images, **_):
+        CALLS["remove"] += len(images)
+        if any(image.shape[1] == self.broken for image in images):
+            raise ValueError("this image breaks its batch")
+        return [Matte.from_full(_red(image)) for image in images]
 
 
 @dataclass(frozen=True)
-class MeanInpainter(Stage):
+class MeanInpainter(Inpainter):
+    """The mean color of what is visible."""
+
     backend: ClassVar[str] = "mean"
     parallel: ClassVar[bool] = True
 
-    def __call__(self, images, mattes):
+    def __call__(self, *, images, mattes):
         CALLS["inpaint"] += len(images)
         plates = []
         for image, matte in zip(images, mattes, strict=True):
@@ -53,30 +60,34 @@ class MeanInpainter(Stage):
 
 
 @dataclass(frozen=True)
-class SizeCaptioner(Stage):
+class SizeCaptioner(Captioner):
+    """Says how large the plate is."""
+
     backend: ClassVar[str] = "size"
     execution_only: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     batch_size: int = 3
 
-    def __call__(self, plates):
+    def __call__(self, *, plates):
         CALLS["caption"] += len(plates)
         return [f"a plate of {plate.shape[1]} by {plate.shape[0]}" for plate in plates]
 
 
 @dataclass(frozen=True)
-class EchoRefiner(Stage):
+class EchoRefiner(Refiner):
+    """Repeats everything that it is given."""
+
     backend: ClassVar[str] = "echo"
 
-    def __call__(self, captions, groups, variants, seeds):
+    def __call__(self, *, captions, groups, variants, seeds):
         CALLS["refine"] += len(captions)
         parts = zip(captions, groups, variants, seeds, strict=True)
         return [Prompt(f"{caption}, {variant}, {seed}", f"no {group}") for caption, group, variant, seed in parts]
 
 
 @dataclass(frozen=True)
-class NoiseGenerator(Stage):
-    """Smooth noise from the seed. Of `rejects` items the first attempts are rejected; `fails` is an item's variant."""
+class NoiseGenerator(Generator):
+    """Smooth noise from the seed; some seeds are rejected or fail, if told so."""
 
     backend: ClassVar[str] = "noise"
     execution_only: ClassVar[frozenset[str]] = frozenset({"batch_size"})
@@ -87,7 +98,7 @@ class NoiseGenerator(Stage):
     black: bool = False
     fail_even: bool = False
 
-    def __call__(self, prompts, plates, mattes, seeds):
+    def __call__(self, *, prompts, plates, seeds, **_):
         CALLS["generate"] += len(prompts)
         return [self._one(plate, seed) for plate, seed in zip(plates, seeds, strict=True)]
 
@@ -116,15 +127,10 @@ STAGES = {
 }
 
 
-def register(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let recipes name these stages; forget the calls noted so far."""
-    for kind, stage in STAGES.items():
-        monkeypatch.setitem(BACKENDS[kind], stage.backend, stage)
-    CALLS.clear()
-
-
-def recipe(**settings) -> Recipe:
+def recipe(retries: int = 3, **settings) -> Recipe:
     """A recipe of these stages; a keyword such as `generate={"strength": 3}` gives one its settings."""
-    retries = settings.pop("retries", 3)
-    stages = {kind: stage(**settings.get(kind, {})) for kind, stage in STAGES.items()}
-    return Recipe(name="simple", retries=retries, **stages)
+    stages = {kind: stage(**settings.pop(kind, {})) for kind, stage in STAGES.items()}
+    return Recipe("simple", stages, retries, **settings)
+
+
+REMOVE, INPAINT, CAPTION, REFINE, GENERATE = (stage.kind for stage in STAGES.values())

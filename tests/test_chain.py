@@ -5,18 +5,15 @@ import pytest
 
 from augment import Cache
 from augment.artifacts import decode_image
-from augment.chain import Chain, Work, flaw
-from augment.errors import StoreError, WeightsError
+from augment.chain import Chain
+from augment.errors import StoreError, UnavailableError
 from augment.keys import image_key
 from augment.stages.base import Item
+from augment.stages.calling import Work
+from augment.stages.generate import flaw
+from augment.testing.pictures import scene
 from tests import simple
-from tests.pictures import scene
-from tests.simple import CALLS
-
-
-@pytest.fixture(autouse=True)
-def _simple_stages(monkeypatch):
-    simple.register(monkeypatch)
+from tests.simple import CALLS, GENERATE, INPAINT, REFINE, REMOVE
 
 
 @pytest.fixture
@@ -56,14 +53,11 @@ def test_same_recipe_image_and_variant_give_the_same_bytes_in_any_batch(tmp_path
     for number, batch in enumerate((1, 5)):
         cache = Cache(tmp_path / str(number))
         chain = Chain(simple.recipe(), cache)
-        for kind in ("remove", "inpaint", "caption", "refine", "generate"):
-            works = [
-                Work(item(s).key, 0 if kind in ("refine", "generate") else None, "ball", None, item(s))
-                for s in range(5)
-            ]
+        for kind in chain.kinds:
+            works = [Work(item(s), 0 if kind.per_variant else None) for s in range(5)]
             for start in range(0, 5, batch):
                 chain.run(kind, works[start : start + batch])
-        pixels.append([bytes(cache.get(chain.name("generate", key, 0))) for key in keys])
+        pixels.append([bytes(cache.get(chain.name(GENERATE, key, 0))) for key in keys])
     assert pixels[0] == pixels[1]
     assert len(set(pixels[0])) == 5
 
@@ -71,13 +65,13 @@ def test_same_recipe_image_and_variant_give_the_same_bytes_in_any_batch(tmp_path
 def test_variants_differ(cache):
     chain = Chain(simple.recipe(), cache)
     chain.complete(item(), variants=3)
-    assert len({chain.artifact("generate", item().key, variant).tobytes() for variant in range(3)}) == 3
+    assert len({chain.artifact(GENERATE, item().key, variant).tobytes() for variant in range(3)}) == 3
 
 
 def test_an_entry_knows_where_it_came_from(cache):
     chain = Chain(simple.recipe(generate={"strength": 30}), cache)
     chain.complete(item())
-    found = cache.provenance(chain.name("generate", item().key, 0))
+    found = cache.provenance(chain.name(GENERATE, item().key, 0))
     assert found["recipe"] == "simple"
     assert found["backend"] == "noise"
     assert found["version"] == 1
@@ -87,14 +81,14 @@ def test_an_entry_knows_where_it_came_from(cache):
     assert found["prompt"]["negative"] == "no ball"
     assert found["seed"] > 0
     assert found["seconds"] > 0
-    assert cache.provenance(chain.name("refine", item().key, 0))["caption"] == "a plate of 112 by 96"
+    assert cache.provenance(chain.name(REFINE, item().key, 0))["caption"] == "a plate of 112 by 96"
 
 
 def test_an_unusable_matte_ends_the_chain_for_that_image(cache):
     grey = np.full((40, 50, 3), 120, np.uint8)
     chain = Chain(simple.recipe(), cache)
     chain.complete(Item(grey, image_key(grey)))
-    assert chain.artifact("remove", image_key(grey)).unusable.startswith("empty")
+    assert chain.artifact(REMOVE, image_key(grey)).unusable.startswith("empty")
     assert CALLS == {"remove": 1}
 
 
@@ -104,7 +98,7 @@ def test_a_rejected_background_is_made_again_with_the_next_seed(cache):
     assert not any(outcome.failed for outcome in outcomes)
     assert sum(outcome.rejected["odd"] for outcome in outcomes) > 0
     for seed in range(6):
-        found = cache.provenance(chain.name("generate", item(seed).key, 0))
+        found = cache.provenance(chain.name(GENERATE, item(seed).key, 0))
         assert found["seed"] % 2 == 0
         assert found["attempt"] == outcomes[seed].rejected["odd"]
 
@@ -115,16 +109,17 @@ def test_what_is_rejected_every_time_has_failed_with_its_reason(cache):
     assert CALLS["generate"] == 3
     assert outcome.rejected == {"black": 3}
     assert [reason for _, reason in outcome.failed] == ["rejected 3 times, at last because it is black"]
-    assert chain.artifact("generate", item().key, 0) is None
+    assert chain.artifact(GENERATE, item().key, 0) is None
 
 
 def test_one_bad_item_does_not_take_its_batch_along(cache):
-    chain = Chain(simple.recipe(remove={"broken": "bad"}), cache)
-    items = [item(0), item(1, "bad"), item(2)]
-    outcome = chain.run("remove", [Work(i.key, None, i.group, i.source, i) for i in items])
+    chain = Chain(simple.recipe(remove={"broken": 90}), cache)
+    narrow = scene(1, (96, 90))[0]
+    items = [item(0), Item(narrow, image_key(narrow), "1.png"), item(2)]
+    outcome = chain.run(REMOVE, [Work(i) for i in items])
     assert outcome.computed == 2
-    assert [(work.source, reason) for work, reason in outcome.failed] == [
-        ("1.png", "ValueError: this group breaks its batch")
+    assert [(work.item.source, reason) for work, reason in outcome.failed] == [
+        ("1.png", "ValueError: this image breaks its batch")
     ]
 
 
@@ -136,9 +131,9 @@ def test_a_stage_that_returns_a_failure_in_an_items_place_fails_that_item_alone(
     assert set(failed) == {"an even seed"}
 
 
-@pytest.mark.parametrize("error", [WeightsError, StoreError])
+@pytest.mark.parametrize("error", [UnavailableError, StoreError])
 def test_what_every_item_would_meet_ends_the_work(cache, monkeypatch, error):
-    def broken(*_):
+    def broken(*_, **__):
         raise error("gone")
 
     monkeypatch.setattr(simple.SizeCaptioner, "__call__", broken)
@@ -149,10 +144,10 @@ def test_what_every_item_would_meet_ends_the_work(cache, monkeypatch, error):
 def test_a_damaged_entry_is_computed_again(cache):
     chain = Chain(simple.recipe(), cache)
     chain.complete(item())
-    name = chain.name("inpaint", item().key)
+    name = chain.name(INPAINT, item().key)
     before = bytes(cache.get(name))
     cache._open().set(name, b"torn")
-    assert chain.missing("inpaint", item().key, 1) == [None]
+    assert chain.missing(INPAINT, item().key, 1) == [None]
     chain.complete(item())
     assert bytes(cache.get(name)) == before
 
@@ -161,8 +156,8 @@ def test_the_plate_keeps_what_was_visible(cache):
     chain = Chain(simple.recipe(), cache)
     one = item()
     chain.complete(one)
-    plate = decode_image(cache.get(chain.name("inpaint", one.key)))
-    outside = ~chain.artifact("remove", one.key).hole(0.06)
+    plate = decode_image(cache.get(chain.name(INPAINT, one.key)))
+    outside = ~chain.artifact(REMOVE, one.key).hole(0.06)
     assert np.abs(plate.astype(int) - one.image)[outside].mean() < 4  # JPEG's own loss
 
 
@@ -170,7 +165,7 @@ def test_the_plate_keeps_what_was_visible(cache):
     ("background", "reason"),
     [
         (np.zeros((8, 8, 3), np.uint8), "black"),
-        (np.full((8, 8, 3), 90, np.uint8), "of one colour"),
+        (np.full((8, 8, 3), 90, np.uint8), "of one color"),
         (np.zeros((8, 9, 3), np.uint8), r"(8, 9, 3) uint8 and not (8, 8, 3) uint8"),
         (np.full((8, 8, 3), np.nan), r"(8, 8, 3) float64 and not (8, 8, 3) uint8"),
         (np.arange(192, dtype=np.uint8).reshape(8, 8, 3), None),

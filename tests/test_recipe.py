@@ -5,13 +5,8 @@ import pytest
 from augment import Recipe
 from augment.errors import RecipeError
 from augment.recipe import presets
-from augment.stages import BACKENDS
+from augment.stages.remove.grabcut import GrabCut
 from tests import simple
-
-
-@pytest.fixture(autouse=True)
-def _simple_stages(monkeypatch):
-    simple.register(monkeypatch)
 
 
 @pytest.mark.parametrize("name", presets())
@@ -84,7 +79,7 @@ def test_an_unknown_name_lists_the_presets():
 
 def test_a_stage_in_anothers_place_is_refused():
     with pytest.raises(RecipeError, match="inpaint: SizeCaptioner"):
-        Recipe("x", **simple.recipe().stages | {"inpaint": simple.SizeCaptioner()})
+        Recipe("x", simple.recipe().stages, inpaint=simple.SizeCaptioner())
 
 
 def test_a_stage_built_with_a_wrong_setting_is_refused():
@@ -102,10 +97,7 @@ def test_changed_sets_one_field_and_leaves_the_original():
 
 
 def test_a_changed_backend_starts_from_its_own_defaults():
-    assert (
-        simple.recipe(remove={"broken": "x"}).changed({"remove.backend": "grabcut"}).remove
-        == BACKENDS["remove"]["grabcut"]()
-    )
+    assert simple.recipe(remove={"broken": 7}).changed({"remove.backend": "grabcut"}).remove == GrabCut()
 
 
 def differing(one, other):
@@ -116,7 +108,7 @@ def differing(one, other):
 def test_a_changed_setting_changes_its_stage_and_those_after_it():
     recipe = simple.recipe()
     assert differing(recipe, simple.recipe(generate={"strength": 1})) == ["generate"]
-    assert differing(recipe, simple.recipe(remove={"broken": "x"})) == list(simple.STAGES)
+    assert differing(recipe, simple.recipe(remove={"broken": 7})) == list(simple.STAGES)
     assert differing(recipe, simple.recipe(generate={"batch_size": 9}, retries=0)) == []
 
 

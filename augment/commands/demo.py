@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from augment.artifacts import Image, Matte
-from augment.cache import Cache
-from augment.chain import Chain
-from augment.composite import composite, cutout
+from augment.artifacts import BACKGROUND, MATTE, PLATE, Image, Matte
 from augment.errors import InputError
+from augment.imaging.composite import composite, cutout
 from augment.keys import image_key, to_rgb
 from augment.prewarming import prewarm
 from augment.recipe import Recipe
+from augment.store.cache import Cache
+from augment.store.reader import Reader
 from augment.torchvision import ReplaceBackground
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -31,9 +31,9 @@ STEPS, BATCH = 12, 16
 
 
 def run(folder: Path) -> str:
-    """Write the pictures under `folder` and train for a few steps; returns what there is to tell.
+    """Write the pictures under `folder` and train for a few steps; returns a summary.
 
-    Raises InputError where scikit-image, which brings the photographs, is not installed.
+    Raises InputError if scikit-image, which brings the photographs, is not installed.
     """
     photos = _copy_photos(folder / "photos")
     # The remover doubts the astronaut's matte, which lacks her helmet's rim; a person is about to look at it, so show
@@ -41,8 +41,8 @@ def run(folder: Path) -> str:
     recipe = Recipe.load("classic").changed({"remove.doubt": 0.5})
     cache = Cache(folder / "cache")
     report = prewarm(folder / "photos", cache, recipe, variants=VARIANTS)
-    chain = Chain(recipe, cache)
-    sheets = [_write_pictures(path, chain, folder / "pictures") for path in photos]
+    reader = Reader(cache, recipe.record(VARIANTS))
+    sheets = [_write_pictures(path, reader, folder / "pictures") for path in photos]
     PIL.Image.fromarray(_stack(sheets)).save(folder / "sheet.png")
     return (
         f"{report}\n\n{_train(folder / 'photos', cache)}\n\nPictures: {folder / 'sheet.png'} and {folder / 'pictures'}"
@@ -66,19 +66,19 @@ def _copy_photos(folder: Path) -> list[Path]:
     return paths
 
 
-def _write_pictures(path: Path, chain: Chain, folder: Path) -> Image:
+def _write_pictures(path: Path, reader: Reader, folder: Path) -> Image:
     """Everything the chain made of one photograph as files, and in one row."""
     image = to_rgb(PIL.Image.open(path))
     key = image_key(image)
     folder = folder / path.stem
     folder.mkdir(parents=True, exist_ok=True)
-    matte = chain.artifact("remove", key)
+    matte = reader.get(MATTE, key)
     row = {"image": image}
     if matte is not None and not matte.unusable:
         PIL.Image.fromarray(cutout(image, matte)).save(folder / "cutout.png")
-        row |= {"cutout": _on_checks(image, matte), "plate": chain.artifact("inpaint", key)}
+        row |= {"cutout": _on_checks(image, matte), "plate": reader.get(PLATE, key)}
         for variant in range(VARIANTS):
-            background = chain.artifact("generate", key, variant)
+            background = reader.get(BACKGROUND, key, variant)
             if background is not None:
                 row[f"background {variant}"] = background
                 row[f"composite {variant}"] = composite(image, matte, background)

@@ -14,15 +14,15 @@ import PIL.Image
 import PIL.ImageOps
 from torch.utils.data import Dataset
 
-from augment.artifacts import Image
-from augment.cache import Cache
+from augment.artifacts import BACKGROUND, CAPTION, MATTE, PLATE, Image
 from augment.chain import Chain
-from augment.composite import composite, cutout
-from augment.entries import Provenance
 from augment.errors import InputError
+from augment.imaging.composite import composite, cutout
 from augment.keys import image_key, to_rgb
 from augment.prewarming import Report, prewarm
 from augment.recipe import Recipe
+from augment.store.cache import Cache
+from augment.store.entries import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: s
     InputError for an image that cannot be read, and what `prewarm` raises.
     """
     image = _read(path)
-    if recipe.enrich:
-        recipe = recipe.changed({"enrich.keep_steps": True})
+    for kind, stage in recipe.makers.items():
+        if hasattr(stage, "keep_steps"):
+            recipe = recipe.changed({f"{kind}.keep_steps": True})
     folder.mkdir(parents=True, exist_ok=True)
     with _log_to(folder / "pipeline.log"):
         cache = Cache(folder / "cache", codec="png")
@@ -81,35 +82,38 @@ def _read(path: Path) -> Image:
 
 def _write(image: Image, chain: Chain, folder: Path, variants: int) -> dict[str, Any]:
     """The pictures; returns the trace."""
-    key = image_key(image)
-    matte = chain.artifact("remove", key)
+    key, reader = image_key(image), chain.reader
     trace: dict[str, Any] = {"key": key, "recipe": chain.recipe.to_dict(), "stages": {}, "variants": []}
-    for kind in ("remove", "inpaint", "caption"):
-        trace["stages"][kind] = _account(chain.cache.provenance(chain.name(kind, key)))
+    for kind in chain.kinds:
+        if not kind.per_variant:
+            trace["stages"][kind.name] = _account(chain.cache.provenance(chain.name(kind, key)))
+    matte = reader.get(MATTE, key)
     if matte is None:
         return trace
     PIL.Image.fromarray(cutout(image, matte)).save(folder / "cutout.png")
     trace["matte"] = {"confidence": matte.confidence, "coverage": matte.coverage, "unusable": matte.unusable}
-    plate = chain.artifact("inpaint", key)
+    plate = reader.get(PLATE, key)
     if plate is not None:
         PIL.Image.fromarray(plate).save(folder / "bg_only.png")
-    trace["caption"] = chain.artifact("caption", key)
+    trace["caption"] = reader.get(CAPTION, key)
     for variant in range(variants):
-        background = chain.artifact(chain.final, key, variant)
+        background = reader.get(BACKGROUND, key, variant)
         if background is None:
             continue
         suffix = f"_{variant}" if variant else ""
         PIL.Image.fromarray(background).save(folder / f"generated_image{suffix}.png")
         PIL.Image.fromarray(composite(image, matte, background)).save(folder / f"composite{suffix}.png")
-        for step, picture in chain.steps(key, variant):
+        for step, picture in reader.steps(key, variant):
             (folder / f"steps{suffix}").mkdir(exist_ok=True)
             PIL.Image.fromarray(picture).save(folder / f"steps{suffix}" / f"{step}.png")
-        made = chain.cache.provenance(chain.name("generate", key, variant)) or {}
-        refined = _account(chain.cache.provenance(chain.name("refine", key, variant)))
-        record = {"variant": variant, "refine": refined, "generate": _account(made)} | _drawn(made)
-        if chain.final == "enrich":
-            enriched = chain.cache.provenance(chain.name("enrich", key, variant)) or {}
-            record["enrich"] = {**(_account(enriched) or {}), **_drawn(enriched), "steps": enriched.get("enrich")}
+        record: dict[str, Any] = {"variant": variant}
+        for kind in chain.kinds:
+            if kind.per_variant:
+                made = chain.cache.provenance(chain.name(kind, key, variant)) or {}
+                drawn = _drawn(made) if kind.drawn else {}
+                if "seed" not in record:
+                    record |= drawn
+                record[kind.name] = (_account(made) or {}) | drawn
         trace["variants"].append(record)
     return trace
 
@@ -122,7 +126,7 @@ def _account(provenance: Provenance | None) -> Provenance | None:
 
 def _drawn(provenance: Provenance) -> Provenance:
     """Of an entry's provenance, what was drawn and what was rejected before it; `guard` is what was looked for."""
-    wanted = ("prompt", "seed", "attempt", "rejected", "guard")
+    wanted = ("prompt", "seed", "attempt", "rejected", "guard", "steps")
     return {name: provenance[name] for name in wanted if name in provenance}
 
 

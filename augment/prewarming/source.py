@@ -172,9 +172,7 @@ def load(
     except RuntimeError as error:
         if type(error) is not RuntimeError or "DataLoader worker" not in str(error):
             raise
-        raise InputError(
-            f"a decoding worker died, possibly out of memory; use fewer workers ({error})"
-        ) from error
+        raise InputError(f"a decoding worker died, possibly out of memory; use fewer workers ({error})") from error
 
 
 def _folder(folder: Path, groups: Sequence[str | None] | None) -> Source:

@@ -196,6 +196,9 @@ def digest(values: Mapping[str, Any]) -> str:
     hasher = xxhash.xxh3_64()
     for name, value in values.items():
         array = isinstance(value, np.ndarray)
-        hasher.update(f"{name}:{value.dtype}{value.shape}:" if array else f"{name}:")
-        hasher.update(np.ascontiguousarray(value).data if array else value)
+        hasher.update((f"{name}:{value.dtype}{value.shape}:" if array else f"{name}:").encode())
+        text = isinstance(value, str)
+        hasher.update(
+            np.ascontiguousarray(value).data if array else value.encode(errors="surrogatepass") if text else value
+        )
     return hasher.hexdigest()

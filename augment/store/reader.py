@@ -79,7 +79,7 @@ class Reader:
         name = self.name(BACKGROUND, key, variant)
         provenance = self.store.provenance(name) or {}
         found = []
-        for step in provenance.get("steps", []):
+        for step in provenance.get("pictures", []):
             data = self.store.get(step_name(name, step))
             image = None if data is None else self._decoded(name, STEP, data, (0, 0))
             if image is not None:

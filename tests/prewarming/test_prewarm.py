@@ -20,17 +20,12 @@ from torchvision.datasets import ImageFolder
 
 from augment import Cache, prewarm
 from augment.chain import Chain
-from augment.errors import InputError, StoreError, WeightsError
+from augment.errors import InputError, StoreError, UnavailableError
 from augment.keys import image_key
 from augment.prewarming import Interrupted
+from augment.testing.pictures import scene, write_folder
 from tests import simple
-from tests.pictures import scene, write_folder
-from tests.simple import CALLS
-
-
-@pytest.fixture(autouse=True)
-def _simple_stages(monkeypatch):
-    simple.register(monkeypatch)
+from tests.simple import CALLS, GENERATE, REMOVE
 
 
 def fill(images, cache, recipe=None, **arguments):
@@ -108,7 +103,7 @@ def test_an_imagefolder_is_found_again_by_its_own_decode(tmp_path):
     cache = Cache(tmp_path / "cache")
     fill(dataset, cache)
     chain = Chain(simple.recipe(), cache)
-    assert all(chain.artifact("generate", image_key(image), 0) is not None for image, _ in dataset)
+    assert all(chain.artifact(GENERATE, image_key(image), 0) is not None for image, _ in dataset)
     assert set(groups_in(cache).values()) == {"ball", "cup"}
 
 
@@ -160,7 +155,7 @@ def test_a_datasets_own_masks_can_be_the_mattes(tmp_path, form):
     mask = (matte > 127).astype(np.uint8)
     cache = Cache(tmp_path / "cache")
     fill(Samples([form(image, mask)]), cache, recipe)
-    found = Chain(recipe, cache).artifact("remove", image_key(image))
+    found = Chain(recipe, cache).artifact(REMOVE, image_key(image))
     np.testing.assert_array_equal(found.full() > 0, mask > 0)
 
 
@@ -178,7 +173,7 @@ def test_an_image_that_exif_turns_is_ready_for_loaders_that_turn_it_and_those_th
     as_opencv = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     assert as_torchvision.shape[:2] == as_opencv.shape[1::-1]
     for pixels in (as_torchvision, as_opencv):
-        assert chain.artifact("generate", image_key(pixels), 0).shape == pixels.shape
+        assert chain.artifact(GENERATE, image_key(pixels), 0).shape == pixels.shape
 
 
 def test_a_bad_file_is_listed_with_its_reason_and_the_rest_is_done(tmp_path):
@@ -252,10 +247,10 @@ def test_an_argument_that_cannot_work_is_named(tmp_path, argument):
 
 def test_missing_weights_are_said_before_any_work(tmp_path, monkeypatch):
     def check(self):
-        raise WeightsError("no weights")
+        raise UnavailableError("no weights")
 
     monkeypatch.setattr(simple.NoiseGenerator, "check", check)
-    with pytest.raises(WeightsError, match="no weights"):
+    with pytest.raises(UnavailableError, match="no weights"):
         fill(write_folder(tmp_path / "images", 1), tmp_path / "cache")
     assert not CALLS
 
@@ -273,7 +268,7 @@ def test_a_full_disk_ends_it_and_what_was_done_stays(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="No space left"):
         fill(paths, tmp_path / "cache")
     monkeypatch.undo()
-    simple.register(monkeypatch)
+    CALLS.clear()
     assert len(Cache(tmp_path / "cache").names()) == 9
     assert fill(paths, tmp_path / "cache").complete == 4
     assert sum(CALLS.values()) == 4 * 5 - 9
@@ -299,9 +294,9 @@ def test_each_stage_is_unloaded_before_the_next_one_runs(tmp_path, monkeypatch):
     log = []
     for kind, stage in simple.STAGES.items():
 
-        def call(self, *arguments, kind=kind, before=stage.__call__):
+        def call(self, kind=kind, before=stage.__call__, **given):
             log.append(f"run {kind}")
-            return before(self, *arguments)
+            return before(self, **given)
 
         monkeypatch.setattr(stage, "__call__", call)
         monkeypatch.setattr(stage, "unload", lambda self, kind=kind: log.append(f"unload {kind}"))
@@ -311,7 +306,6 @@ def test_each_stage_is_unloaded_before_the_next_one_runs(tmp_path, monkeypatch):
 
 RUN = """
 import os, sys, time
-import pytest
 from tests import simple
 from augment import prewarm
 from augment.prewarming import Interrupted
@@ -321,7 +315,6 @@ def slow(self, *arguments, before=simple.NoiseGenerator._one):
     return before(self, *arguments)
 
 simple.NoiseGenerator._one = slow
-simple.register(pytest.MonkeyPatch())
 try:
     report = prewarm(sys.argv[1], sys.argv[2], simple.recipe(generate={"batch_size": 2}), variants=2, workers=2)
 except Interrupted as interrupted:

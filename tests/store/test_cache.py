@@ -16,9 +16,30 @@ import diskcache
 import pytest
 
 from augment import Cache, open_store
-from augment.cache import BytesDisk
 from augment.errors import StoreError
-from augment.store import FilledRecipe, find_recipe
+from augment.store.cache import BytesDisk
+from augment.store.records import Record, find_record
+from augment.testing import StoreTests
+
+
+class TestCacheAsAStore(StoreTests):
+    """A cache keeps what every store promises."""
+
+    def make(self, folder, entries, record, pool, paths):
+        cache = Cache(folder)
+        for name, (payload, provenance) in entries.items():
+            cache.put(name, payload, provenance)
+        cache.add_record(record)
+        cache.add_to_pool(record, pool)
+        cache.add_paths(paths.items())
+        return Cache(folder)
+
+    def damage(self, store, name):
+        data = bytearray(bytes(store._open().get(name)))
+        data[-3] ^= 1
+        store._open().set(name, bytes(data))
+        store.close()
+
 
 LARGE = bytes(range(256)) * 400  # beyond diskcache's 32 KiB, so it is a file of its own
 
@@ -190,23 +211,23 @@ def test_open_store_opens_what_is_there_and_names_what_is_not(cache, tmp_path):
 
 
 def recipe(name, fingerprint, variants=1):
-    return FilledRecipe(name, "", {"generate": fingerprint}, variants)
+    return Record(name, "", {"generate": fingerprint}, {"background": fingerprint}, variants)
 
 
 def test_recipes_are_remembered_latest_last_with_the_most_variants(cache):
-    cache.remember(recipe("one", "f1", 3))
-    cache.remember(recipe("two", "f2"))
-    cache.remember(recipe("one", "f1", 2))
+    cache.add_record(recipe("one", "f1", 3))
+    cache.add_record(recipe("two", "f2"))
+    cache.add_record(recipe("one", "f1", 2))
     assert [(held.name, held.variants) for held in Cache(cache.directory).recipes()] == [("two", 1), ("one", 3)]
-    assert find_recipe(cache).name == "one"
-    assert find_recipe(cache, "two").name == find_recipe(cache, "f2").name == "two"
+    assert find_record(cache).name == "one"
+    assert find_record(cache, "two").name == find_record(cache, "f2").name == "two"
     with pytest.raises(StoreError, match="it holds: one, two"):
-        find_recipe(cache, "three")
+        find_record(cache, "three")
 
 
 def test_an_empty_cache_says_that_it_must_be_filled(cache):
     with pytest.raises(StoreError, match="holds no recipe yet"):
-        find_recipe(cache)
+        find_record(cache)
 
 
 def test_a_full_disk_is_one_clear_error(cache, monkeypatch):

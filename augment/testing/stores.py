@@ -1,0 +1,166 @@
+"""The suite of what every store promises, for pytest: subclass `StoreTests` and inherit all of it."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from augment.artifacts import BACKGROUND, MATTE, PLATE, ImageFormat, Matte
+from augment.store.entries import Provenance, entry_name
+from augment.store.open import open_store
+from augment.store.pool import PoolEntry
+from augment.store.reader import Reader
+from augment.store.records import Record, Store
+from augment.testing.pictures import scene
+
+Entries = Mapping[str, tuple[bytes, Provenance]]
+
+_FORM = ImageFormat("png")
+_RECORD = Record(
+    "simple", "", {"remove": "f1", "generate": "f2"}, {"matte": "f1", "plate": "f3", "background": "f2"}, 2
+)
+
+
+def _key(number: int) -> str:
+    return f"{number:032x}"
+
+
+def _entries() -> Entries:
+    """Mattes, plates and two backgrounds each of four images, one of whose mattes is unusable."""
+    entries = {}
+    for number in range(4):
+        image, alpha = scene(number)
+        matte = Matte.from_full(alpha if number else alpha * 0)
+        group = {"group": "cup" if number % 2 else None}
+        entries[entry_name(MATTE.name, "f1", _key(number))] = (MATTE.encode(matte, _FORM), group)
+        entries[entry_name(PLATE.name, "f3", _key(number))] = (PLATE.encode(image, _FORM), {})
+        for variant in range(2):
+            name = entry_name(BACKGROUND.name, "f2", _key(number), variant)
+            entries[name] = (BACKGROUND.encode(image, _FORM), {"seed": variant})
+    return entries
+
+
+class StoreTests(ABC):
+    """What every store promises. `make` fills one; `damage` spoils one of its entries on disk."""
+
+    @abstractmethod
+    def make(
+        self, folder: Path, entries: Entries, record: Record, pool: Mapping[str, PoolEntry], paths: Mapping[str, str]
+    ) -> Store:
+        """A store at `folder` with these entries, filled with that recipe; `paths` maps paths to keys."""
+
+    @abstractmethod
+    def damage(self, store: Store, name: str) -> None:
+        """Change bytes of an entry where it is kept."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        """A store with four images, three of them in its pool."""
+        pool = {_key(n): PoolEntry("cup" if n % 2 else None, 0.2, 2) for n in range(1, 4)}
+        return self.make(tmp_path / "store", _entries(), _RECORD, pool, {"/images/1.png": _key(1)})
+
+    def test_what_was_stored_is_read_with_its_provenance(self, store: Store) -> None:
+        for name, (payload, provenance) in _entries().items():
+            entry = store.entry(name)
+            assert entry is not None
+            assert bytes(entry.payload) == payload
+            assert provenance.items() <= entry.provenance.items()
+            assert store.get(name) == payload
+
+    def test_what_is_not_there_is_none(self, store: Store) -> None:
+        for name in ("matte/f1/" + "f" * 32, "nothing", "../store.json", "/etc/passwd", ""):
+            assert store.entry(name) is None
+            assert store.get(name) is None
+            assert store.provenance(name) is None
+
+    def test_the_names_are_those_of_the_entries(self, store: Store) -> None:
+        assert sorted(store.names()) == sorted(_entries())
+
+    def test_a_damaged_entry_is_a_miss_said_once_and_the_rest_is_read(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        name = entry_name(BACKGROUND.name, "f2", _key(2), 1)
+        self.damage(store, name)
+        again = open_store(store.location)
+        with caplog.at_level(logging.WARNING):
+            assert again.get(name) is None
+            assert again.entry(name) is None
+        assert sum(name in record.getMessage() for record in caplog.records) == 1
+        assert all(again.get(other) is not None for other in _entries() if other != name)
+
+    def test_the_recipe_finds_its_artifacts(self, store: Store) -> None:
+        (record,) = store.recipes()
+        assert record == _RECORD
+        reader = Reader(store, record)
+        matte = reader.get(MATTE, _key(1))
+        assert matte is not None
+        assert not matte.unusable
+        assert reader.get(BACKGROUND, _key(1), 1) is not None
+        assert reader.get(BACKGROUND, _key(1), 2) is None
+        assert reader.any_variant(BACKGROUND, _key(1), 2, 0.99) is not None
+        assert (reader.group(_key(1)), reader.group(_key(2)), reader.group(_key(9))) == ("cup", None, None)
+
+    def test_the_pool_holds_what_may_serve_others(self, store: Store) -> None:
+        assert {key: entry.group for key, entry in store.pool(_RECORD).entries().items()} == {
+            _key(1): "cup",
+            _key(2): None,
+            _key(3): "cup",
+        }
+
+    def test_paths_lead_to_keys(self, store: Store) -> None:
+        assert store.keys_at("/images/1.png") == [_key(1)]
+        assert store.keys_at("/images/2.png") == []
+
+    def test_reading_writes_nothing(self, store: Store) -> None:
+        again = open_store(store.location)
+        again.get("nothing")  # opens it
+        before = _contents(Path(store.location))
+        _use(again)
+        assert _contents(Path(store.location)) == before
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_it_serves_other_processes(self, store: Store, method: str) -> None:
+        store.get("nothing")  # opened before the fork
+        with get_context(method).Pool(2) as pool:
+            assert pool.map(_use, [store] * 4) == [_use(store)] * 4
+
+    @pytest.mark.parametrize("call", ["names", "recipes", "pool", "keys_at", "entry", "provenance", "note_miss"])
+    def test_any_call_may_be_the_first_one_of_a_process(self, store: Store, call: str) -> None:
+        arguments: dict[str, tuple[Any, ...]] = {
+            "names": (),
+            "recipes": (),
+            "pool": (_RECORD,),
+            "keys_at": ("/images/1.png",),
+            "entry": (entry_name(MATTE.name, "f1", _key(1)),),
+            "provenance": (entry_name(MATTE.name, "f1", _key(1)),),
+            "note_miss": (_RECORD, _key(9)),
+        }
+        with get_context("spawn").Pool(1) as pool:
+            done = pool.apply_async(_first_call, (pickle.dumps(store), call, arguments[call]))
+            assert done.get(timeout=60)
+
+
+def _use(store: Store) -> int:
+    """Read everything; how many entries there were."""
+    for record in store.recipes():
+        store.pool(record)
+    return sum(store.get(name) is not None for name in store.names()) + len(store.keys_at("/images/1.png"))
+
+
+def _first_call(data: bytes, call: str, arguments: tuple[Any, ...]) -> bool:
+    store = pickle.loads(data)
+    result = getattr(store, call)(*arguments)
+    return result is not None or call == "note_miss"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes; SQLite's shared memory only coordinates those who have the database open."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
