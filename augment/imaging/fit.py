@@ -1,4 +1,4 @@
-"""Bring a picture to a plate's size without stretching it."""
+"""Bring a picture to another size: cropped, or stretched."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def cover(image: Image, height: int, width: int, x: float = 0.5, y: float = 0.5)
     # Averaging is what a smaller picture needs (no aliasing), Lanczos what a larger one does.
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LANCZOS4
     return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.uint8)
+
+
+def stretch(image: Image, height: int, width: int) -> Image:
+    """`image`, `(H, W)` or `(H, W, 3)` uint8, resized to that size without a crop, so that a mask still fits it."""
+    if image.shape[:2] == (height, width):
+        return image
+    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)

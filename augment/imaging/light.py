@@ -32,7 +32,7 @@ class Grade:
     contrast: -1 (flat) to 0.8, about the mean.
     saturation: factor on the distance from grey.
     haze: share of airlight at the top of the image, 0 to 1; less towards the bottom, which is usually nearer.
-    air: sRGB colour of that airlight.
+    air: sRGB color of that airlight.
     side, pool: share of light lost at the far side, or away from a spot, 0 to 1.
     """
 
@@ -192,7 +192,7 @@ def without_lights(text: str) -> str:
 def relight(image: Image, text: str, seed: int) -> Image:
     """The `(H, W, 3)` uint8 RGB image in the lights that `text` names; the seed draws their direction and strength.
 
-    Several lights are averaged. A text that names none gets a slight change of exposure and colour, so that two
+    Several lights are averaged. A text that names none gets a slight change of exposure and color, so that two
     backgrounds made of one image still differ. Exposure and contrast clip nothing, and the result is dithered by half a
     level, which keeps smooth skies free of bands.
     """

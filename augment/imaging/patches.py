@@ -27,8 +27,8 @@ CROSS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)  # a pixel's fou
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a good patch is. Costs are in grey levels, so that they weigh against the difference in the overlap."""
+class PatchCosts:
+    """What a bad patch costs, in gray levels, to be weighed against the difference in the overlap."""
 
     window: float  # side of what one patch fills at most, as a share of the image's shorter side
     height: float = 300.0  # for a patch moved up or down by the image's whole height: keeps the sky up
@@ -57,9 +57,9 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """The work image as it grows: colours, which pixels are there, and which of those must stay.
+    """The work image as it grows: colors, which pixels are there, and which of those must stay.
 
-    `right` and `below` are the colours that each pixel had beside it where it came from: where the canvas shows others,
+    `right` and `below` are the colors that each pixel had beside it where it came from: where the canvas shows others,
     there is a seam.
     """
 
@@ -70,7 +70,9 @@ class Canvas:
     fixed: Mask
 
     def crop(self, box: tuple[int, int, int, int]) -> Canvas:
-        return Canvas(*(window(layer, box) for layer in (self.colors, self.right, self.below, self.known, self.fixed)))
+        return Canvas(
+            *(crop_padded(layer, box) for layer in (self.colors, self.right, self.below, self.known, self.fixed))
+        )
 
     def without(self, gone: Mask) -> Canvas:
         return Canvas(self.colors, self.right, self.below, self.known & ~(gone & ~self.fixed), self.fixed)
@@ -95,7 +97,7 @@ class Canvas:
         return cost
 
 
-def window(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
+def crop_padded(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
     """The window `(top, left, bottom, right)` of an array, zero where it reaches over the edge."""
     top, left, bottom, right = box
     out = np.zeros((bottom - top, right - left, *array.shape[2:]), array.dtype)
@@ -107,7 +109,7 @@ def window(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
 
 
 def _squares(colors: Floats) -> Floats:
-    """The squared length of each colour, over the last axis."""
+    """The squared length of each color, over the last axis."""
     return np.asarray(np.einsum("...c,...c", colors, colors))
 
 
@@ -163,20 +165,22 @@ def _with_neighbours(colors: Floats, known: Mask) -> Canvas:
     return Canvas(colors, right, below, known, known)
 
 
-def cover(sources: Sequence[Canvas], canvas: Canvas, look: Look, rng: np.random.Generator) -> list[Patch]:
+def choose_patches(
+    sources: Sequence[Canvas], canvas: Canvas, costs: PatchCosts, rng: np.random.Generator
+) -> list[Patch]:
     """Patches of the sources' known pixels, in the order to lay them, that fill what is not known of the canvas.
 
     Each is laid where the canvas borders what is missing, with the offset whose pixels agree best with what is there,
     and cut where the two differ least. At the end the worst spots on the seams are taken out and filled again.
     """
-    search = _Search(sources, look)
+    search = _Search(sources, costs)
     patches: list[Patch] = []
     while _gaps(canvas.known):
         canvas, patch = _fill_one(search, canvas, _next_center(canvas.known, search.side // 4, rng), rng)
         patches.append(patch)
         search.use(patch)
     spots = np.ones(canvas.known.shape, np.float32)
-    for turn in range(look.repairs):
+    for turn in range(costs.repairs):
         radius = max(2, round((0.12, 0.06)[turn % 2] * max(canvas.known.shape)))
         worst = cv2.boxFilter(canvas.seams(), -1, (radius, radius)) * spots
         center = divmod(int(np.argmax(worst)), worst.shape[1])
@@ -228,8 +232,8 @@ def _fill_one(
     # One pixel wider than the patch, so that the cut knows what lies beyond.
     box = top - 1, left - 1, top + height + 1, left + width + 1
     near = np.exp(-distance / (0.35 * rim)) * (canvas.known & (distance <= rim))
-    reach = window((distance <= rim) & ~canvas.fixed, box)
-    here, gap = canvas.crop(box), window(need, box)
+    reach = crop_padded((distance <= rim) & ~canvas.fixed, box)
+    here, gap = canvas.crop(box), crop_padded(need, box)
     before = float(here.seams().sum())
     best = None
     for cost, index, dy, dx in search.offsets(canvas, need, near, center, rng):
@@ -256,7 +260,7 @@ def _fill_one(
     patch = Patch(index, dy, dx, box[0] + top, box[1] + left, chosen[top : top + height, left : left + width])
     rows, columns = canvas.known.shape
     moved = search.sources[index].crop((dy, dx, dy + rows, dx + columns))
-    return canvas.laid(window(chosen, (-box[0], -box[1], rows - box[0], columns - box[1])), moved), patch
+    return canvas.laid(crop_padded(chosen, (-box[0], -box[1], rows - box[0], columns - box[1])), moved), patch
 
 
 class _Search:
@@ -264,11 +268,11 @@ class _Search:
 
     candidates = 3
 
-    def __init__(self, sources: Sequence[Canvas], look: Look) -> None:
+    def __init__(self, sources: Sequence[Canvas], costs: PatchCosts) -> None:
         height, width = sources[0].known.shape
-        self.look = look
+        self.costs = costs
         self.sources = sources
-        self.side = max(SMALLEST_WINDOW, round(look.window * min(height, width)))
+        self.side = max(SMALLEST_WINDOW, round(costs.window * min(height, width)))
         self.size = (height + 1) // 2, (width + 1) // 2
         rows, columns = self.padded = tuple(cv2.getOptimalDFTSize(2 * n) for n in self.size)
         self.dy, self.dx = (np.fft.fftfreq(n, 1 / n).astype(int) for n in self.padded)
@@ -297,7 +301,7 @@ class _Search:
         self.laid += 1
         top, left = patch.top + patch.dy, patch.left + patch.dx
         rows, columns = self.sources[0].known.shape
-        taken = window(patch.mask, (-top, -left, rows - top, columns - left))
+        taken = crop_padded(patch.mask, (-top, -left, rows - top, columns - left))
         if patch.source:
             taken = taken[:, ::-1]
         self.used = np.maximum(self.used, self._half(taken.astype(np.float32)))
@@ -307,7 +311,7 @@ class _Search:
         self, canvas: Canvas, need: Mask, near: Floats, center: tuple[int, int], rng: np.random.Generator
     ) -> Iterator[tuple[float, int, int, int]]:
         """The cheapest patches that fill the center: cost without all of its seam's, source, dy, dx."""
-        look, (height, width) = self.look, self.size
+        costs, (height, width) = self.costs, self.size
         weight, wanted = self._half(near), self._half(need.astype(np.float32))
         colors = np.asarray(
             self._half(canvas.colors * near[..., None]) / np.maximum(weight, 1e-6)[..., None], np.float32
@@ -317,8 +321,8 @@ class _Search:
         dy, dx = np.abs(self.dy)[:, None] / height, np.abs(self.dx)[None] / width
         y, x = min(center[0] // 2, height - 1), min(center[1] // 2, width - 1)
         # Where little is visible many small patches are laid; then filling much comes to matter more.
-        gap = look.gap * (1 + min(self.laid / 15, 3))
-        costs, totals = [], []
+        gap = costs.gap * (1 + min(self.laid / 15, 3))
+        base_costs, totals = [], []
         for index, (visible, bright, *channels) in enumerate(self.spectra):
             sums = weights * bright + squares * visible
             sums += sum(a * b for a, b in zip(mixed, channels, strict=True))
@@ -328,22 +332,22 @@ class _Search:
             squared = np.maximum(np.fft.irfft2(sums, self.padded), 0) + few * UNSEEN**2
             difference = np.sqrt(squared / (np.maximum(overlap, 0) + few))
             filled = np.fft.irfft2(wants * visible, self.padded) / wanted.sum()
-            cost = gap * (1 - filled) + look.height * np.maximum(0, dy - 0.03)
+            cost = gap * (1 - filled) + costs.height * np.maximum(0, dy - 0.03)
             # A mirrored patch is new already, wherever it lies.
-            cost += look.turn if index else look.stay * np.exp(-((dx / 0.15) ** 2) - (dy / 0.15) ** 2)
-            if look.repeat:
-                cost += look.repeat * np.fft.irfft2(wants * self.used_spectra[index], self.padded) / wanted.sum()
-            if look.noise:
+            cost += costs.turn if index else costs.stay * np.exp(-((dx / 0.15) ** 2) - (dy / 0.15) ** 2)
+            if costs.repeat:
+                cost += costs.repeat * np.fft.irfft2(wants * self.used_spectra[index], self.padded) / wanted.sum()
+            if costs.noise:
                 # Chance decides where the picture begins; from there on, what agrees.
-                noise = look.noise if not weight.any() else 0.3 * look.noise
+                noise = costs.noise if not weight.any() else 0.3 * costs.noise
                 grid = rng.normal(0, noise, (5, 9)).astype(np.float32)
                 cost += cv2.resize(grid, self.padded[::-1], interpolation=cv2.INTER_CUBIC)
             cost += 0.5 * difference
             total = cost + 0.5 * difference
             total[~np.roll(self.visible[index], (-y, -x), (0, 1))] = np.inf
-            costs.append(cost)
+            base_costs.append(cost)
             totals.append(total)
-        cost, total = np.stack(costs), np.stack(totals)
+        cost, total = np.stack(base_costs), np.stack(totals)
         for _ in range(self.candidates):
             index, row, column = (int(i) for i in np.unravel_index(int(np.argmin(total)), total.shape))
             if not np.isfinite(total[index, row, column]):

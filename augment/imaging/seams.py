@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from augment.artifacts import Image
-from augment.stages.patches import CROSS, Floats, Mask, Patch, both, next_pixel, window, work_size
+from augment.imaging.patches import CROSS, Floats, Mask, Patch, both, crop_padded, next_pixel, work_size
 
 LARGEST_STEP = 25.0  # grey levels a pixel; what differs by more is an edge, and evening it out would make a halo
 
 
-def lay(
+def join_patches(
     images: Sequence[Image], visibles: Sequence[Mask], patches: Sequence[Patch], start: Image, known: Mask, reach: float
 ) -> Image:
     """Copy the patches at full size over `start`, whose `known` pixels stay as they are, and even out their seams.
@@ -35,8 +35,8 @@ def lay(
         box, size = np.s_[top:bottom, left:right], (bottom - top, right - left)
         at = round(top + patch.dy * scale[0]), round(left + patch.dx * scale[1])
         taken = (*at, at[0] + size[0], at[1] + size[1])
-        colors = window(images[patch.source], taken).astype(np.float32)
-        usable = window(visibles[patch.source], taken)
+        colors = crop_padded(images[patch.source], taken).astype(np.float32)
+        usable = crop_padded(visibles[patch.source], taken)
         weight = _enlarge(patch, work, scale, (top, left), size) * (usable & ~known[box])
         weight[~filled[box]] = weight[~filled[box]] > 0.02
         filled[box] |= weight > 0
@@ -80,7 +80,7 @@ def _enlarge(
 ) -> Floats:
     """The patch's mask at full size, with a soft edge one work pixel wide, but none at the image's own edge."""
     bottom, right = patch.top + patch.mask.shape[0], patch.left + patch.mask.shape[1]
-    padded = window(patch.mask, (-1, -1, patch.mask.shape[0] + 1, patch.mask.shape[1] + 1)).astype(np.float32)
+    padded = crop_padded(patch.mask, (-1, -1, patch.mask.shape[0] + 1, patch.mask.shape[1] + 1)).astype(np.float32)
     padded[0] += padded[1] * (patch.top == 0)
     padded[-1] += padded[-2] * (bottom == work[0])
     padded[:, 0] += padded[:, 1] * (patch.left == 0)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from augment.errors import WeightsError
+from augment.errors import UnavailableError
 
 # Format of a GGUF file's head: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 _SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
@@ -26,7 +26,7 @@ _SYSTEM, _USER = "\N{START OF HEADING}system", "\N{START OF HEADING}user"  # in 
 def prompt_template(path: str, system: str) -> str:
     """The text around a user's message, "{0}", for `GPT4All.chat_session`, with the system message in its place.
 
-    Raises WeightsError where the file is not GGUF.
+    Raises UnavailableError if the file is not GGUF.
     """
     template = _template(path)
     # gpt4all passes the text through `str.format`, and llmodel looks for "%1" in it.
@@ -46,7 +46,7 @@ def _template(path: str) -> str:
 
 
 def _render(template: str) -> str | None:
-    """A Jinja chat template with marks in the place of the messages; None where it cannot be rendered."""
+    """A Jinja chat template with marks in place of the messages; None if it cannot be rendered."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -70,15 +70,15 @@ def _render(template: str) -> str | None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The scalars and strings in the head of a GGUF file by name; arrays are left out. Raises WeightsError."""
+    """The scalars and strings in the head of a GGUF file by name; arrays are left out. Raises UnavailableError."""
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise WeightsError(f"{path} is not a GGUF file")
+                raise UnavailableError(f"{path} is not a GGUF file")
             _, _, count = _unpack(file, "IQQ")
             return {name: value for name, value in (_entry(file) for _ in range(count)) if value is not None}
     except (OSError, struct.error, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise WeightsError(f"{path} cannot be read as a GGUF file: {error}") from error
+        raise UnavailableError(f"{path} cannot be read as a GGUF file: {error}") from error
 
 
 def _entry(file: BinaryIO) -> tuple[str, Any]:

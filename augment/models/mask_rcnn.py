@@ -1,20 +1,25 @@
-"""Find objects of named classes in an image: for mattes, and for whoever must know what a picture shows."""
+"""Mask R-CNN: find objects of named classes in an image."""
 
 from __future__ import annotations
 
 import pickle
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from augment.artifacts import Image
-from augment.errors import WeightsError
-from augment.weights import TorchvisionCheckpoint, pick_device
+from augment.errors import UnavailableError
+from augment.models.weights import PROBE_SECONDS, Weights, pick_device
+
+if TYPE_CHECKING:
+    from torchvision.models.detection import MaskRCNN
 
 COCO = "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"
 
@@ -29,40 +34,96 @@ class Detection:
     mask: NDArray[np.bool_]
 
 
-class Detector(Protocol):
-    """`(H, W, 3)` uint8 RGB images of any sizes to what is found in each of them, best first."""
+@dataclass(frozen=True)
+class TorchvisionCheckpoint(Weights):
+    """A local checkpoint file, or the name of torchvision's own, "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"."""
+
+    model: str
+
+    libraries = ("torchvision",)
+
+    def find(self) -> Path | None:
+        if (local := Path(self.model).expanduser()).is_file():
+            return local
+        cached = self._cached()
+        return cached if cached.is_file() else None
+
+    def _url(self) -> str:
+        from torchvision.models import get_weight
+
+        try:
+            return str(get_weight(self.model).url)
+        except (ValueError, KeyError) as error:
+            raise UnavailableError(
+                f"{self.model}: there is no such file, and torchvision has no weights of that name"
+            ) from error
+
+    def _cached(self) -> Path:
+        import torch
+
+        return Path(torch.hub.get_dir(), "checkpoints", self._url().rpartition("/")[2])
+
+    def _fetch(self) -> Path:
+        import torch
+
+        path = self._cached()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # torchvision's file names end in the start of their SHA-256; the download is checked against it.
+        digest = path.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(self._url(), str(path), hash_prefix=digest, progress=False)
+        return path
+
+    def _probe(self) -> None:
+        urllib.request.urlopen(urllib.request.Request(self._url(), method="HEAD"), timeout=PROBE_SECONDS).close()
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class that it can find."""
-        ...
+    def tried(self) -> str:
+        return str(self._cached())
 
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]: ...
+    @property
+    def command(self) -> str:
+        return f"python -c \"from torchvision.models import get_weight as g; g('{self.model}').get_state_dict()\""
 
 
 @dataclass(frozen=True)
-class MaskRCNN:
-    """torchvision's `maskrcnn_resnet50_fpn_v2` (He et al. 2017; Li et al. 2021), with COCO's classes or with your own.
+class MaskRcnnModel:
+    """The settings that every role of torchvision's `maskrcnn_resnet50_fpn_v2` (He et al. 2017; Li et al. 2021) has.
 
-    `model` is the name of torchvision's weights, or a checkpoint of this architecture: a state dict as `.safetensors`,
-    or as torch saves it, read with `weights_only=True`. `names` are the checkpoint's classes in the order of its
-    outputs, without the background; empty means COCO's. Nothing scored below `score` is returned.
+    - `model`: torchvision's weights by name, or a checkpoint of this architecture: a state dict as `.safetensors`, or
+      as torch saves it, read with `weights_only=True`.
+    - `names`: the classes of your checkpoint, in the order of its outputs, without the background; empty for COCO's.
+    - `score`: objects scored below it are left out, 0 to 1.
+    - `device`: as torch names it, or "auto".
     """
+
+    execution_only: ClassVar[frozenset[str]] = frozenset({"device"})
 
     model: str = COCO
     names: tuple[str, ...] = ()
-    score: float = 0.5
+    score: Annotated[float, Field(ge=0, le=1)] = 0.5
     device: str = "auto"
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
+        """Every class that it can find."""
         return self.names or tuple(name for name in _coco_names()[1:] if name != "N/A")
 
     def weights(self) -> TorchvisionCheckpoint:
         return TorchvisionCheckpoint(self.model)
 
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """Raises WeightsError where the checkpoint cannot be had or does not fit."""
+    def target(self) -> str:
+        return pick_device(self.device)
+
+    def check(self) -> None:
+        """Raise UnavailableError if there is no such checkpoint or device."""
+        self.target()
+        self.weights().check()
+
+    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """`(H, W, 3)` uint8 RGB images of any sizes to what is found in each of them, best first.
+
+        Raises UnavailableError if the checkpoint cannot be had or does not fit.
+        """
         import torch
 
         network, device = self._network
@@ -84,18 +145,18 @@ class MaskRCNN:
         return found
 
     @cached_property
-    def _network(self) -> tuple[Any, str]:
+    def _network(self) -> tuple[MaskRCNN, str]:
         import torch
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
-        device = pick_device(self.device)
+        device = self.target()
         classes = 1 + len(self.names) if self.names else len(_coco_names())
         path = self.weights().resolve()
         state = _state_dict(path)
         outputs = state.get("roi_heads.box_predictor.cls_score.bias")
         if outputs is not None and len(outputs) != classes:
             names = f"{len(self.names)} names are given" if self.names else "no names are given, which means COCO's"
-            raise WeightsError(
+            raise UnavailableError(
                 f"{path}: the checkpoint has {len(outputs) - 1} classes besides the background, but {names}"
             )
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away; the caller's generator stays
@@ -105,12 +166,12 @@ class MaskRCNN:
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
-            raise WeightsError(f"{path}: not a state dict of torchvision's maskrcnn_resnet50_fpn_v2") from error
+            raise UnavailableError(f"{path}: not a state dict of torchvision's maskrcnn_resnet50_fpn_v2") from error
         return network.to(device).eval(), device
 
 
 def _coco_names() -> tuple[str, ...]:
-    """COCO's classes by output, the background first; "N/A" where COCO has left a number out."""
+    """COCO's classes by output, the background first; "N/A" for the numbers that COCO has left out."""
     from torchvision.models import get_weight
 
     return tuple(get_weight(COCO).meta["categories"])
@@ -130,4 +191,4 @@ def _state_dict(path: Path) -> dict[str, Any]:
     except Exception as error:
         unsafe = isinstance(error, pickle.UnpicklingError)
         why = "it holds more than tensors, which augment does not load" if unsafe else "it is not a checkpoint"
-        raise WeightsError(f"{path}: {why}; save the model's state_dict() as .safetensors") from error
+        raise UnavailableError(f"{path}: {why}; save the model's state_dict() as .safetensors") from error

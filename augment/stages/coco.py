@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from augment.stages.refine.answers import class_pattern, class_words
+from augment.stages.text import class_pattern, class_words
 
 # One word or several, singular; "golden retriever" is found by its last word.
 SYNONYMS: dict[str, str] = {

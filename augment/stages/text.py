@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from augment.errors import ItemFailed
+
 TOKEN_LIMIT = 75  # CLIP's text encoder takes 77 tokens, of which two mark the beginning and the end
 _LONGEST = 2000  # characters of an answer worth reading: some ten times what the text encoder takes
 
@@ -183,3 +185,13 @@ def _is_usable(text: str) -> bool:
     words = re.findall(r"[^\W\d_]{2,}", text)
     letters = sum(character.isalpha() or character in " ,.'-" for character in text)
     return len(words) >= 3 and len({word.lower() for word in words}) >= 3 and letters > 0.8 * len(text)
+
+
+def usable_text(text: object, stage: str) -> str:
+    """The text, without surrounding space and lone surrogates. Raises ItemFailed if it is none, or says nothing."""
+    if not isinstance(text, str):
+        raise ItemFailed(f"{stage} gave {type(text).__name__} and not text")
+    cleaned = text.encode(errors="ignore").decode().strip()
+    if not cleaned:
+        raise ItemFailed(f"{stage} gave an empty text")
+    return cleaned

@@ -1,19 +1,19 @@
-"""Captions that are measured, not recognised: colours by name, light, contrast, texture and sharpness in a sentence."""
+"""Captions that are measured, not recognised: colors by name, light, contrast, texture and sharpness in a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from augment.artifacts import Image
-from augment.stages.base import Stage
+from augment.stages.caption import Captioner
 
-# sRGB values of everyday colour names, after the centroids of the ISCC-NBS colour names (NBS Circular 553).
+# sRGB values of everyday color names, after the centroids of the ISCC-NBS color names (NBS Circular 553).
 _COLORS: dict[str, tuple[int, int, int]] = {
     "black": (18, 18, 20),
     "dark grey": (68, 68, 70),
@@ -44,25 +44,25 @@ _COLORS: dict[str, tuple[int, int, int]] = {
     "lilac": (190, 164, 210),
 }
 _NAMES = tuple(_COLORS)
-_SECOND = 0.22  # a colour that covers less than this of a part is not worth a word
+_SECOND = 0.22  # a color that covers less than this of a part is not worth a word
 _APART = 12  # ΔE from which two halves are told apart; 2.3 is just noticeable
 _SIDE = 256  # pixels of the longer side at which texture is judged; sharpness is what twice that adds to it
 
 
 @dataclass(frozen=True)
-class Measured(Stage):
+class Measured(Captioner):
     """Describes a plate by what can be measured in it, in a few milliseconds; it names no thing and needs no model."""
 
     backend: ClassVar[str] = "measured"
     parallel: ClassVar[bool] = True
 
-    def __call__(self, plates: Sequence[Image]) -> list[str]:
+    def __call__(self, *, plates: Sequence[Image], **_: Any) -> list[str]:
         """`(H, W, 3)` uint8 RGB plates to a sentence each."""
         return [describe(plate) for plate in plates]
 
 
 def describe(plate: Image) -> str:
-    """One sentence on an `(H, W, 3)` uint8 RGB plate: colours and their layout, light, contrast, texture, sharpness."""
+    """One sentence on an `(H, W, 3)` uint8 RGB plate: colors and their layout, light, contrast, texture, sharpness."""
     thumbnail = _lab(_shrink(plate, 64))
     grey = np.asarray(cv2.cvtColor(_shrink(plate, 2 * _SIDE), cv2.COLOR_RGB2GRAY), np.float32)
     halved = (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2))
@@ -99,20 +99,20 @@ _PALETTE = _lab(np.array([list(_COLORS.values())], np.uint8))[0] * _WEIGHTS
 
 
 def _nearest(lab: NDArray[np.float32]) -> NDArray[np.intp]:
-    """`(H, W)` index of each pixel's colour name."""
+    """`(H, W)` index of each pixel's color name."""
     # |p - c|² less |p|², which is the same for every name.
     return np.asarray(((_PALETTE**2).sum(axis=1) - 2 * (lab * _WEIGHTS) @ _PALETTE.T).argmin(axis=2))
 
 
 def _colors(named: NDArray[np.intp]) -> list[str]:
-    """The most frequent colour name, and the second where it covers enough."""
+    """The most frequent color name, and the second where it covers enough."""
     shares = np.bincount(named.ravel(), minlength=len(_NAMES)) / named.size
     first, second = np.argsort(-shares, kind="stable")[:2]
     return [_NAMES[first], _NAMES[second]] if shares[second] >= _SECOND else [_NAMES[first]]
 
 
 def _layout(lab: NDArray[np.float32]) -> str:
-    """Where the colours are: "pale blue upper part over a dark green lower part", "brown left side …", "grey scene"."""
+    """Where the colors are: "pale blue upper part over a dark green lower part", "brown left side …", "grey scene"."""
     height, width = lab.shape[:2]
     named = _nearest(lab)
     rows, columns = height // 2, width // 2
@@ -131,14 +131,14 @@ def _layout(lab: NDArray[np.float32]) -> str:
 
 
 def _apart(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Distance of the mean colours (CIE76 ΔE)."""
+    """Distance of the mean colors (CIE76 ΔE)."""
     if not first.size or not second.size:
         return 0.0
     return float(np.linalg.norm(first.mean(axis=(0, 1)) - second.mean(axis=(0, 1))))
 
 
 def _light(lab: NDArray[np.float32]) -> tuple[str, str, str]:
-    """Words for brightness, for the colour of the light, and for contrast; the middle of each scale has none."""
+    """Words for brightness, for the color of the light, and for contrast; the middle of each scale has none."""
     lightness, green_red, blue_yellow = lab.reshape(-1, 3).mean(axis=0)
     spread = float(lab[..., 0].std())
     brightness = _word(lightness, ((22, "very dark"), (38, "dark"), (50, "dim"), (70, ""), (101, "bright")))

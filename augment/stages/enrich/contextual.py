@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import xxhash
 from pydantic import Field, InstanceOf
 
 from augment.artifacts import Image, Prompt, Rejected
-from augment.detect import Detector
 from augment.errors import ItemFailed
 from augment.stages.base import Stage
 from augment.stages.coco import equivalents
-from augment.stages.detector import DETECTORS, MaskRcnn
-from augment.stages.enrich.chats import CHATS, Gpt4All, Talker
-from augment.stages.enrich.diffusers import Diffusers
-from augment.stages.enrich.objects import Found, choose, feathered, laid_over, window
-from augment.stages.enrich.repaint import INPAINTERS, Painter
+from augment.stages.detect import Detector
+from augment.stages.detect.mask_rcnn import MaskRcnn
+from augment.stages.enrich import Enricher
+from augment.stages.enrich.chat import ChatModel
+from augment.stages.enrich.chat.gpt4all import Gpt4All
+from augment.stages.enrich.inpainters import ObjectInpainter
+from augment.stages.enrich.inpainters.diffusers import Diffusers
+from augment.stages.enrich.objects import SceneObject, choose_objects, feathered, laid_over, region_around
 from augment.stages.enrich.steps import Enriched, Step
 from augment.stages.enrich.subprompts import negative, question, subprompts, template
 
@@ -31,39 +33,40 @@ _FEATHER = 0.008  # of the image's diagonal: 6 pixels at 512 x 512
 
 @dataclass(eq=False)
 class _Scene:
-    """A background at work: what it was asked to be, what it is now, and what was done to it."""
+    """A background at work: what it was asked to be, what it is now, what was done to it, and why it ended early."""
 
     prompt: Prompt
     group: str | None
     seed: int
     image: Image
     steps: list[Step] = field(default_factory=list)
+    ended: Rejected | ItemFailed | None = None
 
 
 @dataclass(frozen=True)
-class Contextual(Stage):
+class Contextual(Enricher):
     """Detector, language model and inpainter in turn, `depth` times over.
 
     In each round the largest objects found are repainted one after the other, each with a sub-prompt that the language
-    model writes in the light of the background's own prompt; where it has none that can be used, the sub-prompt is the
-    label with that prompt. What is found as the image's own object's class is left alone: whether it may be there at
-    all is the guard's to say. Pixels outside the masks stay as they are. The three models are in memory together.
+    model writes from the background's own prompt; if it gives none that can be used, the sub-prompt is the label with
+    that prompt. Objects of the image's own class are left alone: whether they may be there at all is for the guard to
+    say. Pixels outside the masks stay as they are. The three models are in memory together.
 
     - `depth`: rounds.
-    - `max_objects`: objects a round, the largest; those smaller than `min_area` (share of the image) do not count, nor
-      do those scored below `detector.score`.
+    - `max_objects`: objects per round, the largest; those smaller than `min_area` (share of the image) do not count,
+      nor do those scored below `detector.score`.
     - `context`: how much an inpainter sees around an object, as a share of the object's longer side.
     - `keep_steps`: keep the image after each object, to look at; see `Chain.steps`.
     - `batch_size`: images at once.
-    - `detector`, `chat`, `inpainter`: who does it, each a table with a `backend`.
+    - `detector`, `chat`, `inpainter`: the stages that do it, each a table with a `backend`.
     """
 
     backend: ClassVar[str] = "contextual"
     execution_only: ClassVar[frozenset[str]] = frozenset({"keep_steps", "batch_size"})
-    parts: ClassVar[Mapping[str, Mapping[str, type[Stage]]]] = {
-        "detector": DETECTORS,
-        "chat": CHATS,
-        "inpainter": INPAINTERS,
+    substages: ClassVar[Mapping[str, type[Stage]]] = {
+        "detector": Detector,
+        "chat": ChatModel,
+        "inpainter": ObjectInpainter,
     }
 
     depth: Annotated[int, Field(ge=1, le=5)] = 1
@@ -72,103 +75,99 @@ class Contextual(Stage):
     context: Annotated[float, Field(ge=0)] = 0.5
     keep_steps: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 8
-    detector: InstanceOf[Stage] = field(default_factory=MaskRcnn)
-    chat: InstanceOf[Stage] = field(default_factory=Gpt4All)
-    inpainter: InstanceOf[Stage] = field(default_factory=Diffusers)
+    detector: InstanceOf[Detector] = field(default_factory=MaskRcnn)
+    chat: InstanceOf[ChatModel] = field(default_factory=Gpt4All)
+    inpainter: InstanceOf[ObjectInpainter] = field(default_factory=Diffusers)
 
     def __call__(
-        self, drafts: Sequence[Image], prompts: Sequence[Prompt], groups: Sequence[str | None], seeds: Sequence[int]
+        self,
+        *,
+        drafts: Sequence[Image],
+        prompts: Sequence[Prompt],
+        groups: Sequence[str | None],
+        seeds: Sequence[int],
+        **_: Any,
     ) -> list[Enriched | Rejected | ItemFailed]:
-        """See `Enricher`. Raises WeightsError where a model cannot be had."""
+        """See `Enricher`. Raises UnavailableError if a model cannot be had."""
         scenes = [_Scene(*given) for given in zip(prompts, groups, seeds, drafts, strict=True)]
-        ended: dict[int, Rejected | ItemFailed] = {}
         for number in range(1, self.depth + 1):
-            at_work = {n: scene for n, scene in enumerate(scenes) if n not in ended}
-            if at_work:
-                self._round(number, at_work, ended)
-        return [ended.get(n) or Enriched(scene.image, tuple(scene.steps)) for n, scene in enumerate(scenes)]
+            self._repaint_once(number, [scene for scene in scenes if scene.ended is None])
+        return [scene.ended or Enriched(scene.image, tuple(scene.steps)) for scene in scenes]
 
-    def _round(self, number: int, scenes: dict[int, _Scene], ended: dict[int, Rejected | ItemFailed]) -> None:
-        """Repaint what is in the scenes, once; those that cannot go on are put among the `ended`."""
-        detector = cast(Detector, self.detector)
-        detections = detector([scene.image for scene in scenes.values()])
-        found = {
-            n: choose(seen, self.max_objects, self.min_area, equivalents(scene.group, detector.classes))
-            for (n, scene), seen in zip(scenes.items(), detections, strict=True)
-        }
-        found = {n: objects for n, objects in found.items() if objects}
-        asked = self._ask(number, {n: scenes[n] for n in found}, found, ended)
+    def _repaint_once(self, number: int, scenes: Sequence[_Scene]) -> None:
+        """One round: repaint what is found in the scenes."""
+        if not scenes:
+            return
+        detections = self.detector(images=[scene.image for scene in scenes])
+        works = []
+        for scene, seen in zip(scenes, detections, strict=True):
+            own_class = equivalents(scene.group, self.detector.classes)
+            if objects := choose_objects(seen, self.max_objects, self.min_area, own_class):
+                works.append((scene, objects))
+        if not works:
+            return
+        asked = self._ask(number, works)
         # The first object of every scene, then the second: as many at once as there are scenes.
         for turn in range(self.max_objects):
             self._paint(
                 number,
                 [
-                    (n, scenes[n], found[n][turn], said[turn])
-                    for n, said in asked.items()
-                    if n not in ended and turn < len(said)
+                    (scene, objects[turn], said[turn])
+                    for (scene, objects), said in zip(works, asked, strict=True)
+                    if scene.ended is None and turn < len(objects)
                 ],
-                ended,
             )
 
-    def _ask(
-        self,
-        number: int,
-        scenes: dict[int, _Scene],
-        found: dict[int, list[Found]],
-        ended: dict[int, Rejected | ItemFailed],
-    ) -> dict[int, list[Prompt]]:
-        """Each object's sub-prompt; its origin says who wrote it."""
-        if not scenes:
-            return {}
-        chats = [question([one.name for one in found[n]], scene.prompt, scene.group) for n, scene in scenes.items()]
-        seeds = [_seed(scene.seed, number, "chat") for scene in scenes.values()]
-        answers = cast(Talker, self.chat)(chats, seeds)
-        asked = {}
-        for (n, scene), answer in zip(scenes.items(), answers, strict=True):
+    def _ask(self, number: int, works: Sequence[tuple[_Scene, Sequence[SceneObject]]]) -> list[list[Prompt]]:
+        """Each object's sub-prompt; its origin says who wrote it. Empty for scenes that end here."""
+        answers = self.chat(
+            chats=[question([one.name for one in objects], scene.prompt, scene.group) for scene, objects in works],
+            seeds=[_seed(scene.seed, number, "chat") for scene, _ in works],
+        )
+        asked: list[list[Prompt]] = []
+        for (scene, objects), answer in zip(works, answers, strict=True):
             if isinstance(answer, ItemFailed):
-                ended[n] = answer
+                scene.ended = answer
+                asked.append([])
                 continue
             logger.debug("enrich: round %d: %r", number, answer)
-            names, labels = [one.name for one in found[n]], [one.detection.label for one in found[n]]
+            names, labels = [one.name for one in objects], [one.detection.label for one in objects]
             texts = subprompts(answer or "", names, labels, scene.group)
             reason = "no whole answer in time" if answer is None else "nothing usable in the answer"
-            asked[n] = [
-                Prompt(
-                    text or template(label, scene.prompt),
-                    negative(label, scene.prompt),
-                    "llm" if text else f"template ({reason})",
-                )
-                for text, label in zip(texts, labels, strict=True)
-            ]
+            asked.append(
+                [
+                    Prompt(
+                        text or template(label, scene.prompt),
+                        negative(label, scene.prompt),
+                        "llm" if text else f"template ({reason})",
+                    )
+                    for text, label in zip(texts, labels, strict=True)
+                ]
+            )
         return asked
 
-    def _paint(
-        self,
-        number: int,
-        works: Sequence[tuple[int, _Scene, Found, Prompt]],
-        ended: dict[int, Rejected | ItemFailed],
-    ) -> None:
+    def _paint(self, number: int, works: Sequence[tuple[_Scene, SceneObject, Prompt]]) -> None:
         """Repaint one object in each scene."""
         if not works:
             return
-        masks = [one.detection.mask for _, _, one, _ in works]
-        parts = [window(mask, self.context) for mask in masks]
-        painted = cast(Painter, self.inpainter)(
-            [scene.image[part.slices].copy() for (_, scene, _, _), part in zip(works, parts, strict=True)],
-            [mask[part.slices].astype(np.uint8) * 255 for mask, part in zip(masks, parts, strict=True)],
-            [prompt for *_, prompt in works],
-            [_seed(scene.seed, number, one.name) for _, scene, one, _ in works],
+        masks = [one.detection.mask for _, one, _ in works]
+        regions = [region_around(mask, self.context) for mask in masks]
+        painted = self.inpainter(
+            images=[scene.image[region.slices].copy() for (scene, _, _), region in zip(works, regions, strict=True)],
+            masks=[mask[region.slices].astype(np.uint8) * 255 for mask, region in zip(masks, regions, strict=True)],
+            prompts=[prompt for _, _, prompt in works],
+            seeds=[_seed(scene.seed, number, one.name) for scene, one, _ in works],
         )
-        for (n, scene, one, prompt), mask, part, pixels in zip(works, masks, parts, painted, strict=True):
+        for (scene, one, prompt), mask, region, pixels in zip(works, masks, regions, painted, strict=True):
             if isinstance(pixels, Rejected | ItemFailed):
-                ended[n] = pixels
+                scene.ended = pixels
                 continue
             alpha = feathered(mask, _FEATHER * float(np.hypot(*mask.shape)))
-            scene.image = laid_over(scene.image, pixels, alpha, part)
+            scene.image = laid_over(scene.image, pixels, alpha, region)
             kept = scene.image if self.keep_steps else None
             scene.steps.append(Step(number, one.name, prompt, one.detection.score, one.area, one.detection.box, kept))
 
 
-def _seed(seed: int, *parts: Any) -> int:
+def _seed(seed: int, *parts: object) -> int:
     """A seed of its own for each thing that is drawn for one image: 63 bits."""
     return xxhash.xxh3_64_intdigest("/".join(map(str, (seed, *parts))).encode()) >> 1

@@ -1,20 +1,22 @@
-"""What an enrichment gives back: the image, and which object got which sub-prompt in which round."""
+"""What an enrichment returns: the image, and which object got which sub-prompt in which round."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from augment.artifacts import Image, Prompt
+from augment.stages.base import Detailed
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One object repainted: in which `round` (from 1), its `label` (numbered where there are several), with what.
+    """One object repainted: in which `round` (from 1), its `label` (numbered if there are several), with what prompt.
 
     The prompt's origin says who wrote it, `score` and `area` (share of the image) are the detector's, `box` is (left,
-    top, right, bottom) in pixels; `image` is the whole image after it, `None` where steps are not kept.
+    top, right, bottom) in pixels; `image` is the whole image after it, None if steps are not kept.
     """
 
     round: int
@@ -31,7 +33,7 @@ class Step:
         return f"{self.round}-{re.sub(r'[^a-z0-9]+', '-', self.label.lower()).strip('-') or 'object'}"
 
     def record(self) -> dict[str, Any]:
-        """All but the image, as JSON has it."""
+        """Everything except the image, as JSON."""
         return {
             "round": self.round,
             "label": self.label,
@@ -46,8 +48,20 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Enriched:
+class Enriched(Detailed):
     """A background with its objects repainted, and the steps in the order in which they were made."""
 
     image: Image
     steps: tuple[Step, ...] = ()
+
+    @property
+    def result(self) -> Image:
+        return self.image
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        return {"enrich": [step.record() for step in self.steps]}
+
+    @property
+    def pictures(self) -> Mapping[str, Image]:
+        return {step.name: step.image for step in self.steps if step.image is not None}

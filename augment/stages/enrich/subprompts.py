@@ -1,4 +1,4 @@
-"""What the language model is asked of the objects in an image, and what is made of whatever it answers."""
+"""What the language model is asked about the objects in an image, and how its answer is read."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from augment.artifacts import Prompt
-from augment.stages.chat import Message
-from augment.stages.refine.answers import TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
+from augment.models.chat import Message
+from augment.stages.text import TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
 
 _SYSTEM = (
     "You write prompts for an image generator that repaints single objects of a picture. You are given the picture's "
     "own prompt and the labels of its objects. Answer with one JSON object and nothing else: every label is a key, and "
     "its value describes that one object in at most 20 words, so that it fits the picture{object}."
 )
-_NAMING = ("label", "object", "name", "key")  # where a model answers with a list of records in place of one object
+_NAMING = ("label", "object", "name", "key")  # if a model answers with a list of records instead of one object
 _DESCRIBING = ("prompt", "sub-prompt", "sub_prompt", "subprompt", "description", "text")
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 # A string's key and value: what is left of JSON that is cut off, or has commas and quotes in the wrong places.
@@ -28,7 +28,7 @@ _PAIR = re.compile(
 
 
 def question(names: Sequence[str], prompt: Prompt, group: str | None) -> list[Message]:
-    """The chat that asks for one sub-prompt a name; `group`, the object's class, must not come up in any."""
+    """The chat that asks for one sub-prompt per name; `group`, the object's class, must not come up in any."""
     words = class_words(group)
     form = json.dumps(dict.fromkeys(names, "…"), ensure_ascii=False)
     return [
@@ -38,12 +38,12 @@ def question(names: Sequence[str], prompt: Prompt, group: str | None) -> list[Me
 
 
 def subprompts(answer: str, names: Sequence[str], labels: Sequence[str], group: str | None) -> list[str | None]:
-    """One sub-prompt for each name (label, numbered where there are several) out of a model's answer; None where it
+    """One sub-prompt for each name (label, numbered if there are several) out of a model's answer; None for a name that
     has none that can be used.
 
-    The JSON object may stand anywhere in the answer, be several, nested, or broken off; for one object prose will do. A
-    value for a bare label serves all of its objects; a list serves them in order. A sub-prompt that names the object's
-    class is not used.
+    The JSON object may stand anywhere in the answer, and be nested, in several pieces, or broken off; for a single
+    object, prose is enough. A value for a bare label serves all of its objects; a list serves them in order. A
+    sub-prompt that names the object's class is not used.
     """
     answer = _THOUGHTS.sub(" ", answer)
     values = _values(answer)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -16,29 +16,30 @@ import PIL.ImageOps
 import xxhash
 from numpy.typing import NDArray
 
-from augment.artifacts import Image, Matte, Prompt
-from augment.errors import WeightsError
-from augment.fit import cover
+from augment.artifacts import Image
+from augment.errors import UnavailableError
+from augment.imaging.fit import cover
 from augment.keys import to_rgb
-from augment.stages.base import Stage
+from augment.stages.generate import Generator
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
-class Folder(Stage):
+class Folder(Generator):
     """Backgrounds are photographs of `folder`, cropped to the plate's aspect and resized to its size.
 
-    The seed picks the photograph, the crop and whether it is mirrored; prompt, plate and matte are not looked at. A
-    file that cannot be read is skipped with one warning and its place goes to another.
+    The seed picks the photograph, the crop and whether it is mirrored; of the plate only the size is used. A file that
+    cannot be read is skipped with one warning, and another takes its place.
 
-    The fingerprint holds the folder's path, not what lies in it, so a store can be read where the folder is not, and
-    backgrounds already made stay when photographs are added. The pick is by rendezvous hashing on the path inside the
-    folder: adding one photograph to n changes about one pick in n + 1, removing one changes its own alone.
+    The fingerprint holds the folder's path, not its contents, so a store can be read on a machine without the folder,
+    and backgrounds already made stay when photographs are added. The pick is by rendezvous hashing on the path inside
+    the folder: adding one photograph to n changes about one pick in n + 1, and removing one changes only its own.
 
-    `folder` is searched with its subfolders (`~` is the home); `flip` mirrors half of the backgrounds left to right.
+    - `folder`: searched with its subfolders; `~` is the home.
+    - `flip`: mirror half of the backgrounds left to right.
     """
 
     backend: ClassVar[str] = "folder"
@@ -47,13 +48,11 @@ class Folder(Stage):
     folder: str
     flip: bool = True
 
-    def __call__(
-        self, prompts: Sequence[Prompt], plates: Sequence[Image], mattes: Sequence[Matte], seeds: Sequence[int]
-    ) -> list[Image]:
+    def __call__(self, *, plates: Sequence[Image], seeds: Sequence[int], **_: Any) -> list[Image]:
         return [self._background(plate, seed) for plate, seed in zip(plates, seeds, strict=True)]
 
     def check(self) -> None:
-        """Raise WeightsError where there is no such folder or no photograph in it."""
+        """Raise UnavailableError if there is no such folder, or no photograph in it."""
         _ = self._photographs
 
     @cached_property
@@ -61,7 +60,7 @@ class Folder(Stage):
         """Every photograph's path, sorted by its path inside the folder, and the hash of that path."""
         root = Path(self.folder).expanduser()
         if not root.is_dir():
-            raise WeightsError(f"generate.folder: no folder {self.folder!r} here; give one that holds photographs")
+            raise UnavailableError(f"generate.folder: no folder {self.folder!r} here; give one that holds photographs")
         names = sorted(
             path.relative_to(root).as_posix()
             for base, _, files in os.walk(root)
@@ -69,13 +68,15 @@ class Folder(Stage):
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
         )
         if not names:
-            raise WeightsError(f"generate.folder: {self.folder!r} holds no photograph ({', '.join(sorted(SUFFIXES))})")
+            raise UnavailableError(
+                f"generate.folder: {self.folder!r} holds no photograph ({', '.join(sorted(SUFFIXES))})"
+            )
         hashes = [xxhash.xxh3_64_intdigest(name.encode()) for name in names]
         return [root / name for name in names], np.array(hashes, np.uint64)
 
     @cached_property
     def _unreadable(self) -> set[int]:
-        """Which photographs have been found unreadable, and warned of."""
+        """The photographs that could not be read, by index; each has had its warning."""
         return set()
 
     def _background(self, plate: Image, seed: int) -> Image:
@@ -95,8 +96,8 @@ class Folder(Stage):
                 return _read(paths[index], side)
             except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
                 self._unreadable.add(index)
-                log.warning("generate.folder: %s is skipped, it cannot be read: %s", paths[index], error)
-        raise WeightsError(f"generate.folder: none of the {len(paths)} photographs in {self.folder!r} can be read")
+                logger.warning("generate.folder: %s is skipped, it cannot be read: %s", paths[index], error)
+        raise UnavailableError(f"generate.folder: none of the {len(paths)} photographs in {self.folder!r} can be read")
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -109,9 +110,9 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _read(path: Path, side: int) -> Image:
     """The photograph as a viewer shows it (EXIF orientation applied), `(H, W, 3)` uint8 RGB.
 
-    A JPEG may come at a half, a quarter or an eighth of its size, with neither side below `side` pixels: else most
-    of the time goes into decoding 24 megapixels for a plate of 512 pixels. Pillow, since OpenCV fills the missing part
-    of a truncated file with grey and says nothing.
+    A JPEG may come at a half, a quarter or an eighth of its size, with neither side below `side` pixels: otherwise most
+    of the time goes into decoding 24 megapixels for a plate of 512 pixels. Pillow, because OpenCV fills the missing
+    part of a truncated file with gray and says nothing.
     """
     with PIL.Image.open(path) as image:
         image.draft("RGB", (side, side))

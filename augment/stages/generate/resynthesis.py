@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from augment.artifacts import Image, Matte, Prompt
 from augment.errors import ItemFailed
-from augment.stages import quilting
-from augment.stages.base import Stage
-from augment.stages.light import relight
-from augment.stages.patches import Look
+from augment.imaging import quilting
+from augment.imaging.light import relight
+from augment.imaging.patches import PatchCosts
+from augment.stages.generate import Generator
 
 
 @dataclass(frozen=True)
-class Resynthesis(Stage):
-    """Backend "resynthesis". Only pixels outside the object are used, never inpainted ones.
+class Resynthesis(Generator):
+    """Uses only pixels outside the object, never inpainted ones.
 
-    patch: side of the largest patch, as a share of the shorter side of the image.
-    margin: how much wider than the matte the unused part is, as a share of the image's diagonal.
+    - `patch`: side of the largest patch, as a share of the shorter side of the image.
+    - `margin`: how much wider than the matte the unused part is, as a share of the image's diagonal.
     """
 
     backend: ClassVar[str] = "resynthesis"
@@ -32,8 +32,14 @@ class Resynthesis(Stage):
     margin: Annotated[float, Field(ge=0.0, le=0.1)] = 0.015
 
     def __call__(
-        self, prompts: Sequence[Prompt], plates: Sequence[Image], mattes: Sequence[Matte], seeds: Sequence[int]
-    ) -> Sequence[Image | ItemFailed]:
+        self,
+        *,
+        prompts: Sequence[Prompt],
+        plates: Sequence[Image],
+        mattes: Sequence[Matte],
+        seeds: Sequence[int],
+        **_: Any,
+    ) -> list[Image | ItemFailed]:
         return [self._make(*item) for item in zip(prompts, plates, mattes, seeds, strict=True)]
 
     def _make(self, prompt: Prompt, plate: Image, matte: Matte, seed: int) -> Image | ItemFailed:
@@ -43,6 +49,6 @@ class Resynthesis(Stage):
                 f"no visible pixel is left to make a background from: the matte, grown by {self.margin:g} of the "
                 "diagonal, covers the image; lower generate.margin or leave this image out"
             )
-        look = Look(window=self.patch, gap=50.0, noise=25.0, stay=60.0, turn=5.0, repeat=5.0)
-        background = quilting.resynthesise(plate, visible, look, np.random.default_rng(seed))
+        costs = PatchCosts(window=self.patch, gap=50.0, noise=25.0, stay=60.0, turn=5.0, repeat=5.0)
+        background = quilting.resynthesize(plate, visible, costs, np.random.default_rng(seed))
         return relight(background, prompt.text, seed)

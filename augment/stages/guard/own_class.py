@@ -1,4 +1,4 @@
-"""Refuse a background that shows the object's own class: with a second dog in the picture, the label is wrong."""
+"""Reject a background that shows the object's own class: with a second dog in the picture, the label is wrong."""
 
 from __future__ import annotations
 
@@ -6,85 +6,70 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar
 
 from pydantic import InstanceOf
 
 from augment.artifacts import Image, Rejected
-from augment.detect import Detector
-from augment.errors import ItemFailed, RecipeError
+from augment.errors import RecipeError
 from augment.stages.base import Stage
 from augment.stages.coco import equivalents
-from augment.stages.detector import DETECTORS, MaskRcnn
+from augment.stages.detect import Detector
+from augment.stages.detect.mask_rcnn import MaskRcnn
+from augment.stages.guard import Guard
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ShowsClass(Rejected):
-    """A background rejected for what it shows: `labels`, as the detector names them."""
+class OwnClass(Guard):
+    """Rejects a background in which a detector finds the object's class, or what the detector calls that class: see
+    `augment.stages.coco`.
 
-    labels: tuple[str, ...]
+    An item whose class is unknown, or is none of the detector's, passes unchecked, with one warning per class.
 
-
-class Guard(Protocol):
-    """`(H, W, 3)` uint8 RGB backgrounds and their objects' classes to what is wrong with each; None is nothing."""
-
-    def __call__(
-        self, backgrounds: Sequence[Image], groups: Sequence[str | None]
-    ) -> Sequence[ShowsClass | ItemFailed | None]: ...
-
-    def labels(self, group: str | None) -> tuple[str, ...]:
-        """What it looks for, for an object of this class; empty where such a background cannot be checked."""
-        ...
-
-
-@dataclass(frozen=True)
-class OwnClass(Stage):
-    """Rejects a background in which a detector finds the object's class, or what that class is called in the
-    detector's own terms: see `augment.stages.coco`.
-
-    An item whose class is unknown, or that the detector has no class for, passes unchecked, with one warning a class.
-
-    - `group`: the class of items that have none of their own, where a dataset holds objects of one class only.
+    - `group`: the class of items that have none of their own, for a dataset whose objects are all of one class.
     - `equivalents`: what else a class is found as, a list of the detector's classes for each: `mug = ["cup"]`; an empty
       list lets that class pass.
-    - `detector`: what it looks with; its `score` says how sure a finding must be.
+    - `detector`: what it looks with; its `score` says how sure a detection must be.
     """
 
     backend: ClassVar[str] = "own-class"
-    parts: ClassVar[Mapping[str, Mapping[str, type[Stage]]]] = {"detector": DETECTORS}
+    substages: ClassVar[Mapping[str, type[Stage]]] = {"detector": Detector}
 
-    group: str | None = None
     equivalents: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    detector: InstanceOf[Stage] = field(default_factory=MaskRcnn)
+    detector: InstanceOf[Detector] = field(default_factory=MaskRcnn)
 
-    def __call__(self, backgrounds: Sequence[Image], groups: Sequence[str | None]) -> list[ShowsClass | None]:
-        """See `Guard`. Raises WeightsError where the detector cannot be had."""
-        wanted = [self.labels(group) for group in groups]
+    def __call__(
+        self, *, backgrounds: Sequence[Image], groups: Sequence[str | None], **_: Any
+    ) -> list[Rejected | None]:
+        """See `Guard`. Raises UnavailableError if the detector cannot be had."""
+        wanted = [self.account(group) for group in groups]
         checked = [n for n, labels in enumerate(wanted) if labels]
-        verdicts: list[ShowsClass | None] = [None] * len(wanted)
+        verdicts: list[Rejected | None] = [None] * len(wanted)
         if not checked:
             return verdicts  # and no detector is loaded
-        for n, detections in zip(checked, self._detector([backgrounds[n] for n in checked]), strict=True):
+        found = self.detector(images=[backgrounds[n] for n in checked])
+        for n, detections in zip(checked, found, strict=True):
             seen = {detection.label for detection in detections}
             if shown := tuple(label for label in wanted[n] if label in seen):
-                verdicts[n] = ShowsClass(f"showing {' and '.join(shown)}", shown)
+                verdicts[n] = Rejected(f"showing {' and '.join(shown)}", avoid=shown)
         return verdicts
 
     def check(self) -> None:
-        """Raise RecipeError where `equivalents` names what the detector cannot find; it would never be rejected."""
+        """Raise RecipeError if `equivalents` names what the detector cannot find: it would never be rejected."""
         for group, found_as in self.equivalents.items():
-            if unknown := [label for label in found_as if label not in self._detector.classes]:
+            if unknown := [label for label in found_as if label not in self.detector.classes]:
                 raise RecipeError(
                     f"guard.equivalents.{group}: {', '.join(unknown)} not among the detector's classes: "
-                    f"{', '.join(self._detector.classes)}"
+                    f"{', '.join(self.detector.classes)}"
                 )
 
-    def labels(self, group: str | None) -> tuple[str, ...]:
+    def account(self, group: str | None) -> tuple[str, ...]:
+        """The detector's classes that it looks for; empty if backgrounds for this class cannot be checked."""
         name = group if group is not None else self.group
         if name not in self._labels:
-            self._labels[name] = equivalents(name, self._detector.classes, self.equivalents)
+            self._labels[name] = equivalents(name, self.detector.classes, self.equivalents)
             if not self._labels[name] and name not in self.equivalents:
                 logger.warning(
                     "guard: backgrounds for %s are not checked: %s",
@@ -104,10 +89,3 @@ class OwnClass(Stage):
     def _labels(self) -> dict[str | None, tuple[str, ...]]:
         """What was looked up so far."""
         return {}
-
-    @property
-    def _detector(self) -> Detector:
-        return cast(Detector, self.detector)
-
-
-BACKENDS: dict[str, type[Stage]] = {OwnClass.backend: OwnClass}

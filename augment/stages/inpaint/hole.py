@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from augment.artifacts import Image, Matte
 from augment.errors import ItemFailed
+from augment.stages.inpaint import Inpainter
 
 
-def per_hole(
-    images: Sequence[Image],
-    mattes: Sequence[Matte],
-    grow: float,
-    paint: Callable[[Image, NDArray[np.bool_]], Image],
-) -> list[Image | ItemFailed]:
-    """Plates from `paint(image, hole)`, `(H, W, 3)` uint8 and `(H, W)` bool; outside the hole the image's own pixels.
+@dataclass(frozen=True)
+class HoleInpainter(Inpainter):
+    """Base class of inpainters that paint each image's hole on their own.
 
-    The hole is the matte grown by `grow` of the image's diagonal. ItemFailed where it leaves no pixel to paint from.
+    - `grow`: how much wider than the matte the hole is, as a share of the image's diagonal.
     """
-    return [_plate(image, matte, grow, paint) for image, matte in zip(images, mattes, strict=True)]
 
+    parallel: ClassVar[bool] = True
 
-def _plate(
-    image: Image, matte: Matte, grow: float, paint: Callable[[Image, NDArray[np.bool_]], Image]
-) -> Image | ItemFailed:
-    if not matte.alpha.any():
-        return image.copy()
-    hole = matte.hole(grow)
-    if hole.all():
-        return ItemFailed(
-            f"no visible pixel is left to paint the object out with: its matte, grown by {grow:g} of the diagonal, "
-            "covers the image; lower inpaint.grow or leave this image out"
-        )
-    return np.where(hole[..., None], paint(image, hole), image)
+    grow: Annotated[float, Field(ge=0.0, le=0.1)] = 0.012
+
+    def __call__(self, *, images: Sequence[Image], mattes: Sequence[Matte], **_: Any) -> list[Image | ItemFailed]:
+        return [self._plate(image, matte) for image, matte in zip(images, mattes, strict=True)]
+
+    @abstractmethod
+    def paint(self, image: Image, hole: NDArray[np.bool_]) -> Image:
+        """The image `(H, W, 3)` uint8 RGB with its hole `(H, W)` bool filled; pixels outside are ignored."""
+
+    def _plate(self, image: Image, matte: Matte) -> Image | ItemFailed:
+        if not matte.alpha.any():
+            return image.copy()
+        hole = matte.hole(self.grow)
+        if hole.all():
+            return ItemFailed(
+                f"no visible pixel is left to paint the object out with: its matte, grown by {self.grow:g} of the "
+                "diagonal, covers the image; lower inpaint.grow or leave this image out"
+            )
+        return np.where(hole[..., None], self.paint(image, hole), image)

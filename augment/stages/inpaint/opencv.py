@@ -1,48 +1,36 @@
-"""OpenCV's two inpainting methods: fast, and smooth where a hole is large."""
+"""OpenCV's two inpainting methods: fast, but smooth in large holes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from augment.artifacts import Image, Matte
-from augment.errors import ItemFailed
-from augment.stages.base import Stage
-from augment.stages.inpaint.hole import per_hole
+from augment.artifacts import Image
+from augment.stages.inpaint.hole import HoleInpainter
 
 
 @dataclass(frozen=True)
-class _OpenCV(Stage):
-    """What both methods have in common.
+class _OpenCV(HoleInpainter):
+    """What both methods have in common."""
 
-    grow: how much wider than the matte the hole is, as a share of the image's diagonal.
-    radius: how far around each missing pixel the method looks, in pixels.
-    """
-
-    parallel: ClassVar[bool] = True
     method: ClassVar[int]
 
-    grow: Annotated[float, Field(ge=0.0, le=0.1)] = 0.012
     radius: Annotated[float, Field(gt=0.0, le=50.0)] = 5.0
 
-    def __call__(self, images: Sequence[Image], mattes: Sequence[Matte]) -> Sequence[Image | ItemFailed]:
-        return per_hole(images, mattes, self.grow, self._paint)
-
-    def _paint(self, image: Image, hole: np.ndarray) -> Image:
+    def paint(self, image: Image, hole: NDArray[np.bool_]) -> Image:
         return cv2.inpaint(image, hole.astype(np.uint8), self.radius, self.method)
 
 
 @dataclass(frozen=True)
 class Telea(_OpenCV):
-    """Backend "telea": fast marching (Telea 2004), in OpenCV.
+    """Fast marching (Telea 2004), in OpenCV. Settings are those of `HoleInpainter`, and
 
-    grow: how much wider than the matte the hole is, as a share of the image's diagonal.
-    radius: how far around each missing pixel the method looks, in pixels.
+    - `radius`: how far around each missing pixel the method looks, in pixels.
     """
 
     backend: ClassVar[str] = "telea"
@@ -51,10 +39,10 @@ class Telea(_OpenCV):
 
 @dataclass(frozen=True)
 class NavierStokes(_OpenCV):
-    """Backend "navier-stokes": lines of equal brightness carried into the hole (Bertalmio et al. 2001), in OpenCV.
+    """Lines of equal brightness carried into the hole (Bertalmio et al. 2001), in OpenCV. Settings are those of
+    `HoleInpainter`, and
 
-    grow: how much wider than the matte the hole is, as a share of the image's diagonal.
-    radius: how far around each missing pixel the method looks, in pixels.
+    - `radius`: how far around each missing pixel the method looks, in pixels.
     """
 
     backend: ClassVar[str] = "navier-stokes"

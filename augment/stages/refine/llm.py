@@ -1,12 +1,12 @@
-"""What the language model refiners share: the question, and what becomes of the answer."""
+"""What all refiners with a language model share: the question, and how the answer is used."""
 
 from __future__ import annotations
 
 from augment.artifacts import Prompt
-from augment.stages.chat import Chat, Message
-from augment.stages.light import find_lights
-from augment.stages.refine.answers import TOKEN_LIMIT, class_words, clean_answer, clip_tokens
+from augment.imaging.light import find_lights
+from augment.models.chat import Chat, Message
 from augment.stages.refine.templates import Scene, negative, plan
+from augment.stages.text import TOKEN_LIMIT, class_words, clean_answer, clip_tokens
 
 _SYSTEM = (
     "You describe places for an image generator. Answer with one or two plain sentences, at most 40 words in all. "
@@ -16,9 +16,9 @@ _SYSTEM = (
 
 
 def refine(chat: Chat, caption: str, group: str | None, variant: int, seed: int) -> Prompt:
-    """The model's description of the variant's scene as a prompt; where no usable one comes, the template's.
+    """The model's description of the variant's scene as a prompt; if it cannot be used, the template's.
 
-    `origin` is "llm", or "template (…)" with the reason. Raises what `chat` raises, less TimeoutError.
+    `origin` is "llm", or "template (…)" with the reason. Raises what `chat` raises, except TimeoutError.
     """
     scene = plan(caption, group, variant, seed)
     try:
@@ -34,7 +34,7 @@ def refine(chat: Chat, caption: str, group: str | None, variant: int, seed: int)
 
 
 def messages(scene: Scene, group: str | None) -> list[Message]:
-    """The question. The scene's own light makes the variants differ where the model draws nothing at random."""
+    """The question. The scene's own light makes the variants differ even if the model draws nothing at random."""
     name = class_words(group)
     place = f"{scene.caption}, {scene.setting}" if scene.caption else scene.setting
     return [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from augment.artifacts import Prompt
-from augment.stages.base import Stage
-from augment.stages.light import LIGHTS, Kind, Light, without_lights
-from augment.stages.refine.answers import class_pattern, class_words, clip_tokens, cut
+from augment.imaging.light import LIGHTS, Kind, Light, without_lights
+from augment.stages.refine import Refiner
+from augment.stages.text import class_pattern, class_words, clip_tokens, cut
 
 _NEGATIVE = "people, text, watermark, logo, frame, collage, drawing, blurry, low quality, jpeg artifacts, deformed"
 _MOST_TOKENS = 59  # of CLIP's 75, since the count is an estimate and nothing of the light may be lost
@@ -28,7 +28,7 @@ _CAMERAS = (
 
 @dataclass(frozen=True)
 class _Place:
-    """A kind of place: words in a caption that speak of it, colours that suggest it, and settings it may have."""
+    """A kind of place: words in a caption that speak of it, colors that suggest it, and settings it may have."""
 
     things: str
     colors: str
@@ -140,7 +140,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Templates(Stage):
+class Templates(Refiner):
     """Joins what the caption says of the place with a setting that fits it, a named light and a camera.
 
     Variants that share their image's seed get every fitting light before any of them comes again, then with another
@@ -152,10 +152,12 @@ class Templates(Stage):
 
     def __call__(
         self,
+        *,
         captions: Sequence[str],
         groups: Sequence[str | None],
         variants: Sequence[int],
         seeds: Sequence[int],
+        **_: Any,
     ) -> list[Prompt]:
         """One prompt for each caption; see `Refiner`."""
         return [
@@ -192,7 +194,7 @@ def plan(caption: str, group: str | None, variant: int, seed: int) -> Scene:
 
 
 def _places(caption: str) -> list[_Place]:
-    """The places that a caption speaks of by things, else those that its colours suggest, else anywhere."""
+    """The places that a caption speaks of by things, else those that its colors suggest, else anywhere."""
     if not _MEASURED.match(caption):
         found = [place for place in _PLACES if re.search(rf"\b(?:{place.things})\b", caption, re.IGNORECASE)]
         if found:
@@ -209,7 +211,7 @@ def _fits(light: Kind, place: Kind) -> bool:
 
 
 def _measured(caption: str) -> str:
-    """A measured caption's colours and texture: "brown and pale grey tones, rich texture"."""
+    """A measured caption's colors and texture: "brown and pale grey tones, rich texture"."""
     *most, last = dict.fromkeys(_COLOR.findall(caption))
     texture = _TEXTURE.search(caption)
     colors = f"{', '.join(most)} and {last}" if most else last

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from augment.artifacts import Alpha, Image, Matte
-from augment.stages.base import Item, Stage
+from augment.stages.remove import Remover
 
 # OpenCV's types say no more of a result than that it is an array.
 _Map: TypeAlias = NDArray[Any]  # (H, W) or (H, W, C) float32
@@ -22,23 +22,23 @@ _SMALLEST = 16  # pixels: a narrower image has no border to speak of
 _BORDER = 0.03  # width of the border that stands for the background, of the longer side
 _OPEN = 0.6  # middle of the lower border that does not: people and things on tables are cut off there
 _KINDS = 6  # of background that a border shows: sky, ground, trees, …
-_NOISE = np.diag([20.0, 8.0, 8.0, 4.0])  # variance (L, a, b, texture) within which colours count as equal
+_NOISE = np.diag([20.0, 8.0, 8.0, 4.0])  # variance (L, a, b, texture) within which colors count as equal
 _PART = 0.35  # of the heaviest part's saliency: a lighter part does not belong to the object
 _HOLE = 0.003  # of the object's area: a smaller hole is noise
 _SQUARE = np.ones((3, 3), np.uint8)
 # Log odds that a cut overlaps the true matte by at least 0.7, from what can be measured without knowing it: logistic
-# regression on 440 scenes of `benchmarks.scenes` (seeds 0 and 1, and close-ups). The last one is the intercept.
+# regression on 440 scenes of `augment.testing.scenes` (seeds 0 and 1, and close-ups). The last one is the intercept.
 _ODDS = {
-    "agreement": 6.71, "edge": 0.61, "shared colours": -6.05, "area": 0.66, "border": -36.7, "one part": 10.1, "": -12.6
+    "agreement": 6.71, "edge": 0.61, "shared colors": -6.05, "area": 0.66, "border": -36.7, "one part": 10.1, "": -12.6
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class GrabCut(Stage):
+class GrabCut(Remover):
     """Mattes by GrabCut (Rother, Kolmogorov and Blake 2004), for images with one object that stands out.
 
     Its seeds come from how unlike the border a region is: by the minimum barrier distance to it (Zhang et al. 2015,
-    "Minimum Barrier Salient Object Detection at 80 FPS"), and by the Mahalanobis distance, in colour and texture, to
+    "Minimum Barrier Salient Object Detection at 80 FPS"), and by the Mahalanobis distance, in color and texture, to
     what it shows. Five seedings give five cuts, of which the one that looks most like an object is taken. Its
     confidence is the estimated chance that it overlaps the true matte by 0.7 or more (intersection over union).
 
@@ -52,8 +52,8 @@ class GrabCut(Stage):
     size: Annotated[int, Field(ge=64)] = 160
     doubt: Annotated[float, Field(ge=0, le=1)] = 0.75
 
-    def __call__(self, items: Sequence[Item]) -> list[Matte]:
-        return [self._matte(item.image) for item in items]
+    def __call__(self, *, images: Sequence[Image], **_: Any) -> list[Matte]:
+        return [self._matte(image) for image in images]
 
     def _matte(self, image: Image) -> Matte:
         height, width = image.shape[:2]
@@ -79,7 +79,7 @@ def find_object(image: Image) -> tuple[_Mask, float]:
 def find_edge(image: Image, mask: _Mask) -> Alpha:
     """`(H, W)` uint8 alpha of the image from a mask at a smaller size.
 
-    In a band along the mask's edge, a pixel's alpha is where its colour lies between the mean colours of the object and
+    In a band along the mask's edge, a pixel's alpha is where its color lies between the mean colors of the object and
     of the background nearby; where these are alike, it follows the mask.
     """
     height, width = image.shape[:2]
@@ -103,15 +103,15 @@ def _edge_alpha(image: _Map, soft: _Map, reach: int) -> Alpha:
     outer = 1 - cv2.dilate(solid, kernel, borderType=cv2.BORDER_REPLICATE)
     window = (4 * reach + 1, 4 * reach + 1)
 
-    def mean_colour(where: NDArray[Any]) -> tuple[_Map, _Map]:
+    def mean_color(where: NDArray[Any]) -> tuple[_Map, _Map]:
         weight = cv2.boxFilter(where.astype(np.float32), -1, window)
-        colour = cv2.boxFilter(image * where[..., None], -1, window)
-        return colour / np.maximum(weight, 1e-6)[..., None], weight
+        color = cv2.boxFilter(image * where[..., None], -1, window)
+        return color / np.maximum(weight, 1e-6)[..., None], weight
 
-    (object_colour, near_object), (ground_colour, near_ground) = mean_colour(inner), mean_colour(outer)
-    axis = object_colour - ground_colour
+    (object_color, near_object), (ground_color, near_ground) = mean_color(inner), mean_color(outer)
+    axis = object_color - ground_color
     length = (axis * axis).sum(-1)
-    place = ((image - ground_colour) * axis).sum(-1) / np.maximum(length, 1)
+    place = ((image - ground_color) * axis).sum(-1) / np.maximum(length, 1)
     trust = length / (length + 40.0**2) * ((near_object > 1e-4) & (near_ground > 1e-4))
     guess = cv2.boxFilter(soft, -1, (2 * (reach // 2) + 1,) * 2)
     alpha = trust * np.clip(place * 1.4 - 0.2, 0, 1) + (1 - trust) * guess
@@ -129,16 +129,16 @@ def _cuts(image: Image) -> list[_Mask]:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     centre = np.exp(-(((x / width - 0.5) / 0.35) ** 2 + ((y / height - 0.5) / 0.4) ** 2) / 2)
     saliency = _stretch((barrier + sides + kinds) * (centre + 0.3))
-    colour = _stretch((barrier + kinds) * (centre + 0.3))
-    level, colour_level = _otsu(saliency), _otsu(colour)
+    color = _stretch((barrier + kinds) * (centre + 0.3))
+    level, color_level = _otsu(saliency), _otsu(color)
     unlike, central = 0.3 * level, centre * (saliency + 0.35)
     edge = _border(saliency.shape, 2) & (saliency <= 1.2 * level)
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     cuts = [
         _grabcut(lab, saliency > 1.2 * level, saliency < unlike, 2),
-        _grabcut(image, colour > 1.2 * colour_level, colour < 0.3 * colour_level, 2),
+        _grabcut(image, color > 1.2 * color_level, color < 0.3 * color_level, 2),
         _grabcut(lab, saliency > 0.8 * level, saliency < unlike, 2),
-        # The centre's own colours, whatever the border shows: for objects that fill the image or lie across its edge.
+        # The centre's own colors, whatever the border shows: for objects that fill the image or lie across its edge.
         _grabcut(lab, central > 0.35, edge, 3),
         _grabcut(image, central > 0.3, edge, 3),
     ]
@@ -183,16 +183,16 @@ def _border_width(features: _Map) -> int:
 
 
 def _barrier_distance(features: _Map) -> _Map:
-    """How much the colour must rise and fall on the easiest way from the border to each pixel, summed over L, a, b.
+    """How much the color must rise and fall on the easiest way from the border to each pixel, summed over L, a, b.
 
     Sweeps down, up, right and left, a row at a time, each pixel looking at three neighbours of the row before.
     """
-    colours = np.moveaxis(cv2.GaussianBlur(features[..., :3], (0, 0), 1.0), 2, 0)
-    colours = np.pad(colours, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    colors = np.moveaxis(cv2.GaussianBlur(features[..., :3], (0, 0), 1.0), 2, 0)
+    colors = np.pad(colors, ((0, 0), (1, 1), (1, 1)), mode="edge")
     start = np.pad(_border(features.shape[:2], 1), 1)
-    distance = np.where(start, np.float32(0), np.float32(np.inf)) + np.zeros_like(colours)
-    state = np.stack([distance, colours, colours])  # the distance, and the highest and lowest colour on the way
-    down, right = (colours, state), (colours.transpose(0, 2, 1), state.transpose(0, 1, 3, 2))
+    distance = np.where(start, np.float32(0), np.float32(np.inf)) + np.zeros_like(colors)
+    state = np.stack([distance, colors, colors])  # the distance, and the highest and lowest color on the way
+    down, right = (colors, state), (colors.transpose(0, 2, 1), state.transpose(0, 1, 3, 2))
     for _ in range(2):
         for values, way in (down, right):
             for order in (1, -1):
@@ -200,14 +200,14 @@ def _barrier_distance(features: _Map) -> _Map:
     return _stretch(state[0].sum(0)[1:-1, 1:-1])
 
 
-def _sweep(colours: _Map, state: _Map) -> None:
-    rows, columns = colours.shape[1:]
+def _sweep(colors: _Map, state: _Map) -> None:
+    rows, columns = colors.shape[1:]
     for row in range(2, rows - 1):
         here = state[:, :, row, 1:-1]
-        colour = colours[:, row, 1:-1]
+        color = colors[:, row, 1:-1]
         for shift in (1, 0, 2):
             before, high, low = state[:, :, row - 1, shift : shift + columns - 2]
-            high, low = np.maximum(high, colour), np.minimum(low, colour)
+            high, low = np.maximum(high, color), np.minimum(low, color)
             nearer = (high - low < here[0]) & (before < np.inf)
             for target, value in zip(here, (high - low, high, low), strict=True):
                 np.copyto(target, value, where=nearer)
@@ -275,7 +275,7 @@ def _fill_holes(mask: _Mask) -> _Mask:
     return filled
 
 
-def _overlap(one: _Mask, other: _Mask) -> float:
+def _iou(one: _Mask, other: _Mask) -> float:
     """Intersection over union, 0 to 1."""
     return float((one & other).sum() / max(1, (one | other).sum()))
 
@@ -287,9 +287,7 @@ def _measure(image: Image, cuts: list[_Mask]) -> list[dict[str, float]]:
     gradient = np.sqrt((cv2.Sobel(smooth, -1, 1, 0) ** 2 + cv2.Sobel(smooth, -1, 0, 1) ** 2).sum(-1))
     gradient = cv2.dilate(gradient, _SQUARE)  # a cut may miss the image's edge by a pixel
     bins = (lab // np.array([24, 12, 12])) @ np.array([22 * 22, 22, 1])
-    agreements = [
-        float(np.mean(sorted(_overlap(cut, other) for other in cuts if other is not cut)[-2:])) for cut in cuts
-    ]
+    agreements = [float(np.mean(sorted(_iou(cut, other) for other in cuts if other is not cut)[-2:])) for cut in cuts]
     return [_measure_cut(cut, gradient, bins, agreement) for cut, agreement in zip(cuts, agreements, strict=True)]
 
 
@@ -306,7 +304,7 @@ def _measure_cut(cut: _Mask, gradient: _Map, bins: NDArray[Any], agreement: floa
     return {
         "agreement": agreement,
         "edge": float(np.log((weakest + 1) / (usual + 1))),
-        "shared colours": float(np.sqrt(shares[0] * shares[1]).sum()),  # Bhattacharyya coefficient
+        "shared colors": float(np.sqrt(shares[0] * shares[1]).sum()),  # Bhattacharyya coefficient
         "area": float(np.log(cut.mean() + 1e-3)),
         "border": float(np.concatenate([cut[0], cut[:, 0], cut[:, -1]]).mean()),
         "one part": float(stats[1:, cv2.CC_STAT_AREA].max() / cut.sum()),

@@ -4,67 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
 from pydantic import Field
 
 from augment.artifacts import Image, Matte
-from augment.detect import COCO, Detection, MaskRCNN
 from augment.errors import RecipeError
-from augment.stages.base import Item, Stage
-from augment.weights import TorchvisionCheckpoint
+from augment.models.mask_rcnn import Detection, MaskRcnnModel
+from augment.stages.remove import Remover
 
-_EDGE = 1.0  # pixels: softens the stairs of a thresholded mask, no more, for Mask R-CNN knows nothing of soft edges
+_EDGE = 1.0  # pixels: softens the stairs of a thresholded mask and no more, because Mask R-CNN gives no soft edges
 
 
 @dataclass(frozen=True)
-class MaskRcnn(Stage):
-    """The union of the objects that Mask R-CNN finds, at the image's own size; see `augment.detect.MaskRCNN`.
+class MaskRcnn(MaskRcnnModel, Remover):
+    """The union of the objects that Mask R-CNN finds, at the image's own size.
 
-    The confidence is the mean score of the objects, each weighted by its area.
+    The confidence is the mean score of the objects, each weighted by its area. Settings are those of `MaskRcnnModel`,
+    and
 
-    - `model`: torchvision's weights by name, or a checkpoint of `maskrcnn_resnet50_fpn_v2` (`.safetensors` or `.pth`).
-    - `names`: the classes of your checkpoint, in the order of its outputs, without the background; empty for COCO's.
     - `classes`: the classes to keep; empty for all.
-    - `score`: objects scored below it are left out, 0 to 1.
     - `min_area`: objects smaller than this share of the image's area are left out, 0 to 1.
-    - `device`: as torch names it, or "auto".
     """
 
     backend: ClassVar[str] = "mask-rcnn"
-    execution_only: ClassVar[frozenset[str]] = frozenset({"device"})
 
-    model: str = COCO
-    names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    score: Annotated[float, Field(ge=0, le=1)] = 0.5
     min_area: Annotated[float, Field(ge=0, le=1)] = 0.001
-    device: str = "auto"
 
-    def __call__(self, items: Sequence[Item]) -> list[Matte]:
-        """Raises WeightsError where the checkpoint cannot be had, RecipeError where `classes` are not its own."""
+    def __call__(self, *, images: Sequence[Image], **_: Any) -> list[Matte]:
+        """See `Remover`. Raises UnavailableError, and RecipeError if the model does not have the `classes`."""
         self._check_classes()
-        found = self._detector([item.image for item in items])
-        return [self._matte(item.image, detections) for item, detections in zip(items, found, strict=True)]
-
-    def weights(self) -> TorchvisionCheckpoint:
-        return self._detector.weights()
+        return [self._matte(image, found) for image, found in zip(images, self.detect(images), strict=True)]
 
     def check(self) -> None:
         self._check_classes()
-        self.where()
-        self.weights().check()
-
-    @cached_property
-    def _detector(self) -> MaskRCNN:
-        return MaskRCNN(self.model, self.names, self.score, self.device)
+        super().check()
 
     def _check_classes(self) -> None:
-        if unknown := [name for name in self.classes if name not in self._detector.classes]:
-            known = ", ".join(self._detector.classes)
+        if unknown := [name for name in self.classes if name not in self.labels]:
+            known = ", ".join(self.labels)
             raise RecipeError(f"remove.classes: {', '.join(unknown)} not among the model's classes: {known}")
 
     def _matte(self, image: Image, detections: Sequence[Detection]) -> Matte:

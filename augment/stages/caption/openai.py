@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -13,29 +13,31 @@ from pydantic import Field
 
 from augment.artifacts import Image, encode_image
 from augment.errors import ItemFailed
-from augment.stages.chat import EndpointStage
-from augment.stages.refine.answers import clean_answer
+from augment.models.calling import map_concurrent
+from augment.models.openai import OpenAiModel
+from augment.stages.caption import Captioner
+from augment.stages.text import clean_answer
 
 _SYSTEM = "You caption photographs. Answer with the caption alone: one plain sentence of at most 25 words."
 _QUESTION = "What place is this? Say what the ground, the surroundings and the light are like."
 
 
 @dataclass(frozen=True)
-class Endpoint(EndpointStage):
+class OpenAi(OpenAiModel, Captioner):
     """Asks a served vision model what a plate shows; the plate goes to the server as a JPEG.
 
-    Settings are those of `EndpointStage`, and
+    Settings are those of `OpenAiModel`, and
 
-    side: pixels of the longer side of what is sent.
+    - `side`: pixels of the longer side of what is sent.
     """
-
-    side: Annotated[int, Field(ge=64)] = 768
 
     backend: ClassVar[str] = "openai"
 
-    def __call__(self, plates: Sequence[Image]) -> list[str | ItemFailed]:
-        """`(H, W, 3)` uint8 RGB plates to a caption each. Raises WeightsError where the server cannot be used."""
-        return self._at_once(self._caption, plates)
+    side: Annotated[int, Field(ge=64)] = 768
+
+    def __call__(self, *, plates: Sequence[Image], **_: Any) -> list[str | ItemFailed]:
+        """See `Captioner`. Raises UnavailableError if the server refuses the key or has no such model."""
+        return map_concurrent(self._caption, plates, self.concurrency)
 
     def _caption(self, plate: Image) -> str:
         scale = self.side / max(plate.shape[:2])

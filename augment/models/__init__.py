@@ -1,0 +1,1 @@
+"""Clients of models: what each needs, how it is loaded, and how it is asked. None of them knows a stage."""
