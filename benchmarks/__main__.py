@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 _FOLDER = Path(__file__).parent
-_HELPERS = {"parts", "scenes", "timing"}
+_HELPERS = {"timing"}
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ from torchvision.transforms import v2
 
 from augment import Cache, Recipe, prewarm
 from augment.bias import measure
-from augment.placement import Placement
-from augment.pools import Source
+from augment.sampling.placement import Placement
+from augment.store.pool import Source
+from augment.testing.scenes import Stamp, compose, places, stamps
 from augment.torchvision import ReplaceBackground
-from benchmarks.scenes import Stamp, compose, places, stamps
 
 SEEDS = 5
 _FIRST_SEED = 10  # those below were looked at while classes, network and epochs were chosen

@@ -20,8 +20,8 @@ import numpy as np
 from rich.console import Console
 
 from augment import Cache
-from augment.entries import entry_name
-from augment.pools import Pool, PoolEntry, write_pool
+from augment.store.entries import entry_name
+from augment.store.pool import Pool, PoolEntry, PoolIndex
 from benchmarks.timing import Figure, OldFigures, finish, in_turn, ratios, show
 from benchmarks.transform import fill
 
@@ -71,8 +71,8 @@ def _lookup(store: Cache, size: int) -> Callable[[int], object]:
 
 
 def _draw(path: Path, size: int) -> Callable[[int], object]:
-    write_pool(path, {_name(number)[-32:]: PoolEntry(str(number % 100), 0.3, 4) for number in range(size)})
-    pool = Pool(path, 0.8)
+    PoolIndex.of({_name(number)[-32:]: PoolEntry(str(number % 100), 0.3, 4) for number in range(size)}).save(path)
+    pool = Pool(PoolIndex.load(path), 0.8)
     uniforms = np.random.default_rng(2).random(_LOOKUPS).tolist()
     return lambda n: next(pool.draw("other", "7", uniforms[n]))
 

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from augment.artifacts import Matte, Prompt
-from augment.stages.diffusion import Run, free_memory, quiet
+from augment.artifacts import Prompt
+from augment.models.diffusers import Runtime, free_memory, quiet
+from augment.models.weights import pick_device
 from augment.stages.generate.diffusers import Diffusers
-from augment.weights import pick_device
 
 # Dense half-precision rates in FLOP/s, from NVIDIA's data sheets, by a part of the name that torch gives the device.
 _DATA_SHEET = {
@@ -164,8 +164,8 @@ def _measure(folder: Path, device: str, quick: bool) -> list[Row]:
     many, few, batch = (5, 2, 2) if quick else (50, 20, 8)
     half: Any = "float16" if device.startswith("cuda") else "bfloat16"
     # What the prototype had, as settings of ours; then one change a row up to what a GPU gets by default, and beyond.
-    plain = Run(device=device, dtype="float32", channels_last=False, vae_slicing=False)
-    stage = Diffusers(str(folder), steps=many, scheduler="model", batch_size=1, run=plain)
+    plain = Runtime(device=device, dtype="float32", channels_last=False, vae_slicing=False)
+    stage = Diffusers(str(folder), steps=many, scheduler="model", batch_size=1, runtime=plain)
     changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         (half, {}, {"dtype": half}),
         (f"{few} steps of DPM-Solver++", {"steps": few, "scheduler": "auto"}, {}),
@@ -179,8 +179,8 @@ def _measure(folder: Path, device: str, quick: bool) -> list[Row]:
         ]
     rows = [_row(f"prototype: {many} steps, singly", stage, _prototype(folder, device, many), quick)]
     for name, settings, run in changes:
-        stage = replace(stage, **settings, run=replace(stage.run, **run))
-        flops = rows[-1].flops if stage.run.compile else None  # dispatch modes see nothing of a compiled model
+        stage = replace(stage, **settings, runtime=replace(stage.runtime, **run))
+        flops = rows[-1].flops if stage.runtime.compile else None  # dispatch modes see nothing of a compiled model
         free_memory()
         rows.append(_row(f"+ {name}", stage, _ours(stage), quick, flops))
         stage.unload()
@@ -205,15 +205,14 @@ def _ours(stage: Diffusers) -> Callable[[int], None]:
     def call(count: int) -> None:
         side = 512
         plates = [np.zeros((side, side, 3), np.uint8)] * count
-        mattes = [Matte.from_full(np.zeros((side, side), np.uint8))] * count
-        stage([PROMPT] * count, plates, mattes, range(count))
+        stage(prompts=[PROMPT] * count, plates=plates, seeds=range(count))
 
     return call
 
 
 def _row(name: str, stage: Diffusers, call: Callable[[int], None], quick: bool, flops: float | None = None) -> Row:
     """Warm up, counting operations meanwhile unless they are known; then the median time of a batch."""
-    device = stage.run.device
+    device = stage.runtime.device
     if flops is None:
         with FlopCounterMode(display=False) as counter:
             call(stage.batch_size)

@@ -23,13 +23,12 @@ from rich.table import Table
 
 from augment.artifacts import Matte
 from augment.errors import ItemFailed
-from augment.stages.base import Item, Stage
 from augment.stages.remove import Remover
 from augment.stages.remove.grabcut import GrabCut
 from augment.stages.remove.mask_rcnn import MaskRcnn
 from augment.stages.remove.rembg import Rembg
-from benchmarks import parts
-from benchmarks.scenes import Scene, scenes
+from augment.testing import parts
+from augment.testing.scenes import Scene, scenes
 
 SEED = 505  # neither GrabCut's confidence nor its threshold was chosen on these scenes
 _EDGE = 4  # pixels on either side of the true edge that the error is averaged over
@@ -106,7 +105,7 @@ def main(
 
 def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str, Any]]:
     """The removers that can be had here, by name; those that cannot are named on the console with the reason."""
-    found: list[tuple[str, Stage]] = [("grabcut", GrabCut())]
+    found: list[tuple[str, Remover]] = [("grabcut", GrabCut())]
     try:
         found.append(("rembg-isnet", Rembg(model=str(parts.isnet()))))
     except parts.PartMissing as missing:
@@ -118,11 +117,11 @@ def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str,
 
 def run(name: str, remover: Remover, made: Sequence[Scene]) -> tuple[Result, list[Matte]]:
     """Call the remover on one scene after the other and score what it returns; a failed item is an empty matte."""
-    items = [Item(scene.image, key=f"{n:032x}", group=scene.group) for n, scene in enumerate(made)]
-    remover(items[:1])  # loads the model
+    images = [scene.image for scene in made]
+    remover(images=images[:1], masks=[None], sources=[None])  # loads the model
     start = time.perf_counter()
-    artifacts = [remover([item])[0] for item in items]
-    seconds = (time.perf_counter() - start) / len(items)
+    artifacts = [remover(images=[image], masks=[None], sources=[None])[0] for image in images]
+    seconds = (time.perf_counter() - start) / len(images)
     mattes = [
         Matte.from_full(np.zeros(scene.alpha.shape, np.uint8), 0.0) if isinstance(artifact, ItemFailed) else artifact
         for artifact, scene in zip(artifacts, made, strict=True)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,23 @@ from rich.console import Console
 from rich.table import Table
 
 from augment.artifacts import Matte
-from augment.cache import Cache
 from augment.chain import Chain
 from augment.keys import image_key, to_rgb
 from augment.prewarming import prewarm
 from augment.recipe import Recipe
-from augment.stages.base import Item, Stage
-from benchmarks import parts
-from benchmarks.scenes import scenes
+from augment.stages.base import SEED, Item, Kind, Stage, given_by_kind
+from augment.stages.calling import Work
+from augment.stages.caption import Captioner
+from augment.stages.generate import Generator
+from augment.stages.inpaint import Inpainter
+from augment.stages.refine import Refiner
+from augment.stages.remove import Remover
+from augment.store.cache import Cache
+from augment.testing import parts
+from augment.testing.scenes import scenes
+
+KINDS = (Remover.kind, Inpainter.kind, Captioner.kind, Refiner.kind, Generator.kind)
+REMOVE, INPAINT, CAPTION, REFINE, GENERATE = KINDS
 
 
 def main(quick: bool = False, json: Path | None = None) -> None:
@@ -43,7 +53,7 @@ def main(quick: bool = False, json: Path | None = None) -> None:
         _write_images(folder / "images", count)
         recipe = _recipe(folder)
         rounds = [{what: _measure(what, folder, recipe) for what in ("loop", "prewarm")} for _ in range(repeats)]
-        alone = {kind: _measure(f"alone {kind}", folder, recipe)["megabytes"] for kind in Recipe.load(recipe).stages}
+        alone = {kind: _measure(f"alone {kind}", folder, recipe)["megabytes"] for kind in Recipe.load(recipe).makers}
     figures |= {"rounds": rounds, "megabytes alone": alone}
     figures["time, prewarm / bare loop"] = statistics.median(
         r["prewarm"]["seconds"] / r["loop"]["seconds"] for r in rounds
@@ -109,7 +119,7 @@ def _time_complete(count: int, repeats: int) -> list[float]:
 
 def _recipe(folder: Path) -> Path:
     """ISNet, and GIT and Stable Diffusion of real classes with tiny weights: loaded and freed as users' models are."""
-    from tests.tiny import tiny_git, tiny_stable_diffusion
+    from augment.testing.tiny import tiny_git, tiny_stable_diffusion
 
     tiny_git(folder / "git")
     tiny_stable_diffusion(folder / "sd")
@@ -166,61 +176,51 @@ def _job(what: str, folder: Path, recipe_file: Path) -> None:
 def _bare_loop(folder: Path, recipe: Recipe) -> None:
     """The same stages at the same batches, everything kept in memory and nothing written."""
     paths = sorted((folder / "images").iterdir())
-    items = []
-    for path in paths:
-        image = to_rgb(PIL.Image.open(path))
-        items.append(Item(image, image_key(image), str(path)))
-    mattes: list[Matte] = _run(recipe.remove, items)
-    usable = [(item, matte) for item, matte in zip(items, mattes, strict=True) if not matte.unusable]
-    images, mattes = [item.image for item, _ in usable], [matte for _, matte in usable]
-    plates = _run(recipe.inpaint, images, mattes)
-    captions = _run(recipe.caption, plates)
+    images = [to_rgb(PIL.Image.open(path)) for path in paths]
+    for image in images:
+        image_key(image)
+    stages = recipe.stages
+    mattes: list[Matte] = _run(stages[REMOVE.name], images=images)
+    usable = [(image, matte) for image, matte in zip(images, mattes, strict=True) if not matte.unusable]
+    images, mattes = [image for image, _ in usable], [matte for _, matte in usable]
+    plates = _run(stages[INPAINT.name], images=images, mattes=mattes)
+    captions = _run(stages[CAPTION.name], plates=plates)
     count = len(captions)
-    prompts = _run(recipe.refine, captions, [None] * count, [0] * count, list(range(count)))
-    _run(recipe.generate, prompts, plates, mattes, list(range(count)))
+    seeds = list(range(count))
+    prompts = _run(stages[REFINE.name], captions=captions, groups=[None] * count, variants=[0] * count, seeds=seeds)
+    _run(stages[GENERATE.name], prompts=prompts, plates=plates, mattes=mattes, seeds=seeds)
 
 
-def _run(stage: Stage, *arguments: Sequence[Any]) -> list[Any]:
+def _run(stage: Stage, **columns: Sequence[Any]) -> list[Any]:
+    named = {name: column for name, column in columns.items() if name in given_by_kind(type(stage))}
     results: list[Any] = []
     size = 1 if stage.parallel else stage.batch
-    for start in range(0, len(arguments[0]), size):
-        results += stage(*(list(column[start : start + size]) for column in arguments))  # type: ignore[operator]
+    for start in range(0, len(next(iter(columns.values()))), size):
+        results += stage(**{name: list(column[start : start + size]) for name, column in named.items()})
     stage.unload()
     return results
 
 
-def _one_stage(folder: Path, recipe: Recipe, kind: str) -> None:
+def _one_stage(folder: Path, recipe: Recipe, name: str) -> None:
     """One stage over the artifacts that an earlier prewarm left, streamed as a user's own loop would."""
     chain = Chain(recipe, Cache(folder / "cache"))
-    stage = recipe.stages[kind]
+    kind, stage = recipe.stages[name].kind, recipe.stages[name]
     size = 1 if stage.parallel else stage.batch
-    batch: list[tuple[Any, ...]] = []
-    for arguments in _arguments(chain, folder, kind):
-        batch.append(arguments)
-        if len(batch) == size:
-            stage(*map(list, zip(*batch, strict=True)))  # type: ignore[operator]
-            batch = []
-    if batch:
-        stage(*map(list, zip(*batch, strict=True)))  # type: ignore[operator]
+    works = _works(chain, folder, kind)
+    while batch := list(islice(works, size)):
+        units, _ = chain.load(kind, batch)
+        seeds = {key: 1 for key, need in given_by_kind(type(stage)).items() if need is SEED}
+        given = [{**unit.given, **seeds} for unit in units]
+        stage(**{key: [one[key] for one in given] for key in given[0]})
 
 
-def _arguments(chain: Chain, folder: Path, kind: str) -> Iterator[tuple[Any, ...]]:
-    for number, path in enumerate(sorted((folder / "images").iterdir())):
+def _works(chain: Chain, folder: Path, kind: Kind[Any]) -> Iterator[Work]:
+    for path in sorted((folder / "images").iterdir()):
         image = to_rgb(PIL.Image.open(path))
         key = image_key(image)
-        matte = chain.artifact("remove", key)
-        if kind == "remove":
-            yield (Item(image, key),)
-        elif matte.unusable:
-            continue
-        elif kind == "inpaint":
-            yield image, matte
-        elif kind == "caption":
-            yield (chain.artifact("inpaint", key),)
-        elif kind == "refine":
-            yield chain.artifact("caption", key), None, 0, number
-        else:
-            yield chain.artifact("refine", key, 0), chain.artifact("inpaint", key), matte, number
+        matte = chain.artifact(REMOVE, key)
+        if kind is REMOVE or (matte is not None and not matte.unusable):
+            yield Work(Item(image, key), 0 if kind.per_variant else None)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ import augment.albumentations
 from augment import Cache, Recipe, prewarm
 from augment.artifacts import Image, ImageCodec, Matte, decode_image, encode_image
 from augment.chain import Chain
-from augment.composite import lay, object_layer, with_edge_colors
-from augment.fit import cover
+from augment.imaging.composite import lay, object_layer, with_edge_colors
+from augment.imaging.fit import cover
+from augment.imaging.pillow import rgb_image
 from augment.keys import image_key, to_rgb
-from augment.pillow import rgb_image
+from augment.models.weights import pick_device
+from augment.testing.scenes import scenes
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
-from augment.weights import pick_device
-from benchmarks.scenes import scenes
 from benchmarks.timing import Figure, OldFigures, finish, ratios, show, side_by_side
 
 CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
@@ -129,7 +129,7 @@ def fill(folder: Path, size: int, count: int) -> tuple[dict[ImageCodec, Cache], 
         path.write_bytes(_file(PIL.Image.fromarray(scene.image), "JPEG", quality=_QUALITY))
         image = to_rgb(PIL.Image.open(path))
         matte = with_edge_colors(Matte.from_full(scene.alpha), image)
-        store.put(chain.name("remove", image_key(image)), matte.to_bytes(), {})
+        store.put(chain.name(Remover.kind, image_key(image)), matte.to_bytes(), {})
     report = prewarm(folder / "images", store, recipe, workers=0, progress=False)
     if report.complete < count:
         raise RuntimeError(f"not every image got a background: {report}")
@@ -140,15 +140,15 @@ def fill(folder: Path, size: int, count: int) -> tuple[dict[ImageCodec, Cache], 
     samples = []
     for path in sorted((folder / "images").iterdir()):
         key = image_key(PIL.Image.open(path))
-        matte, background = chain.artifact("remove", key), chain.artifact("generate", key, 0)
+        matte, background = chain.artifact(Remover.kind, key), chain.artifact(Generator.kind, key, 0)
         samples.append(Sample(path.read_bytes(), matte, background))
     return stores, samples
 
 
 def recoded(store: Cache, into: Cache) -> Cache:
     """Everything of a store in another, the backgrounds by that one's codec."""
-    for filled in store.recipes():
-        into.remember(filled)
+    for record in store.recipes():
+        into.add_record(record)
     for name in store.names():
         data = store.get(name)
         if data is not None:
@@ -208,7 +208,7 @@ def _steps(codec: ImageCodec, store: Cache, samples: list[Sample]) -> dict[str, 
     """The parts of a hit one by one; those that do not depend on the codec are given once."""
     chain = Chain(Recipe.load("classic"), store)
     size = samples[0].array.shape[:2]
-    names = [(chain.name("remove", sample.key), chain.name("generate", sample.key, 0)) for sample in samples]
+    names = [(chain.name(Remover.kind, sample.key), chain.name(Generator.kind, sample.key, 0)) for sample in samples]
     mattes = [bytes(store.get(matte) or b"") for matte, _ in names]
     backgrounds = [bytes(store.get(background) or b"") for _, background in names]
     layers = [object_layer(sample.array, sample.matte, sample.background) for sample in samples]
@@ -226,7 +226,7 @@ def _steps(codec: ImageCodec, store: Cache, samples: list[Sample]) -> dict[str, 
         "step: matte lookup": lambda n: store.get(names[n][0]),
         "step: matte decode": lambda n: Matte.from_bytes(mattes[n]),
         "step: fit of a 4:3 background": lambda n: cover(other[n], *size),
-        "step: object's colours": lambda n: object_layer(samples[n].array, samples[n].matte, samples[n].background),
+        "step: object's colors": lambda n: object_layer(samples[n].array, samples[n].matte, samples[n].background),
         "step: blend": lambda n: lay(layers[n], canvas[n]),
         "step: PIL image of the composite": lambda n: rgb_image(samples[n].array),
     }
@@ -317,7 +317,7 @@ def plot(milliseconds: dict[str, list[float]], path: Path) -> None:
                 "matte decode",
                 f"background lookup, {codec}",
                 f"background decode, {codec}",
-                "object's colours",
+                "object's colors",
                 "blend",
             ]
             if form == "PIL":

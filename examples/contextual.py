@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from augment import Recipe
-from augment.artifacts import Image, Matte, Prompt, Rejected
+from augment.artifacts import Image, Prompt, Rejected
 from augment.errors import AugmentError
 
 
@@ -35,18 +35,17 @@ def main() -> None:
     if arguments.depth is not None:
         recipe = recipe.changed({"enrich.depth": arguments.depth})
     for name in ("generate", "enrich.detector", "enrich.chat", "enrich.inpainter"):
-        recipe.everything[name].check()  # says at once what is missing, and how to get it
+        recipe.all_stages[name].check()  # says at once what is missing, and how to get it
 
-    # There is no photograph: a plate that shows nothing says the size, and a matte without an object goes with it.
+    # There is no photograph: a plate that shows nothing gives the size.
     width, height = arguments.size
     plate = np.full((height, width, 3), 127, np.uint8)
-    matte = Matte.from_full(np.zeros((height, width), np.uint8))
     prompt = Prompt(arguments.prompt, arguments.negative)
 
-    (image,) = recipe.generate([prompt], [plate], [matte], [arguments.seed])
+    (image,) = recipe.generate(prompts=[prompt], plates=[plate], seeds=[arguments.seed])
     save(image, arguments.output / "0-generated.png")
     recipe.generate.unload()
-    (enriched,) = recipe.enrich([image], [prompt], [None], [arguments.seed])
+    (enriched,) = recipe.enrich(drafts=[image], prompts=[prompt], groups=[None], seeds=[arguments.seed])
     if isinstance(enriched, Rejected | AugmentError):
         raise SystemExit(f"no enriched image: {enriched}")
     for step in enriched.steps:

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import VOCDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
-from augment import prewarm
-from augment.placement import Placement
+from augment import Placement, prewarm
 from augment.torchvision import ReplaceBackground
 
 

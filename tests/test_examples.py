@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 
-from augment import Recipe
-from tests import enriching
-from tests.pictures import scene, write_folder
+from augment import Cache, Recipe
+from augment.testing.pictures import scene, write_folder
 from tests.webui_server import WebUiServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -43,8 +43,21 @@ def test_own_masks_uses_a_folder_and_a_dataset(tmp_path):
     assert "'hits': 3, 'misses': 0" in out
 
 
+def test_own_backend_fills_a_cache_with_its_mattes(tmp_path):
+    image = np.full((64, 80, 3), 40, np.uint8)
+    image += np.random.default_rng(0).integers(0, 30, image.shape, np.uint8)
+    image[16:48, 20:60] = 220
+    (tmp_path / "images").mkdir()
+    PIL.Image.fromarray(image).save(tmp_path / "images" / "a.png")
+    out = run("own_backend.py", tmp_path / "images", "--cache", tmp_path / "cache")
+    assert out.startswith("1 images: 1 complete")
+    provenance = Cache(tmp_path / "cache").provenance(
+        next(n for n in Cache(tmp_path / "cache").names() if "matte" in n)
+    )
+    assert (provenance["backend"], provenance["settings"]["offset"]) == ("bright", 10)
+
+
 def test_contextual_runs_the_prototypes_prompt_against_what_is_configured(tmp_path, monkeypatch, capsys):
-    enriching.register(monkeypatch)
     with WebUiServer() as server:
         server.answer = '{"person": "a woman in a grey coat, walking", "car": "a parked yellow taxi"}'
         recipe = Recipe.load("webui").changed(
@@ -52,7 +65,7 @@ def test_contextual_runs_the_prototypes_prompt_against_what_is_configured(tmp_pa
                 "generate.base_url": server.url,
                 "enrich.inpainter.base_url": server.url,
                 "enrich.chat.base_url": f"{server.url}/v1",
-                "enrich.detector": {"backend": "set", "labels": ["person", "car"]},
+                "enrich.detector": {"backend": "fixed-detector", "labels": ["person", "car"]},
             }
         )
         (tmp_path / "mine.toml").write_text(recipe.to_toml())
