@@ -63,7 +63,7 @@ class Recipe:
         object.__setattr__(self, "stages", _in_order(name, given))
 
     def __getattr__(self, name: str) -> Stage | None:
-        stages = self.__dict__.get("stages", {})
+        stages: Mapping[str, Stage] = self.__dict__.get("stages", {})
         if name not in stages and name not in KINDS:
             raise AttributeError(f"a recipe has no {name!r}")
         return stages.get(name)

@@ -33,6 +33,8 @@ from augment.imaging.fit import cover
 from augment.imaging.pillow import rgb_image
 from augment.keys import image_key, to_rgb
 from augment.models.weights import pick_device
+from augment.stages.generate import Generator
+from augment.stages.remove import Remover
 from augment.testing.scenes import scenes
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
 from benchmarks.timing import Figure, OldFigures, finish, ratios, show, side_by_side

@@ -15,12 +15,12 @@ def scene(seed: int, size: tuple[int, int] = (96, 112)) -> tuple[np.ndarray, np.
     image[:] = np.linspace((170, 200, 235), (205, 215, 225), height, dtype=np.float32)[:, None]
     horizon = height // 2 + int(rng.integers(-6, 7))
     ground = cv2.GaussianBlur(rng.normal(0, 60, (height - horizon, width, 1)).astype(np.float32), (0, 0), 1.2)
-    image[horizon:] = np.float32([90, 120, 60]) + ground[..., None]
+    image[horizon:] = np.array([90, 120, 60], np.float32) + ground[..., None]
     center = (width // 2 + int(rng.integers(-10, 11)), height // 2 + int(rng.integers(-4, 5)))
     matte = cv2.circle(np.zeros((height * 4, width * 4), np.uint8), tuple(4 * c for c in center), height, 255, -1)
     matte = cv2.resize(matte, (width, height), interpolation=cv2.INTER_AREA)
     weight = matte[..., None] / np.float32(255)
-    image = image * (1 - weight) + np.float32([220, 40 + 20 * (seed % 5), 30]) * weight
+    image = image * (1 - weight) + np.array([220, 40 + 20 * (seed % 5), 30], np.float32) * weight
     return image.round().clip(0, 255).astype(np.uint8), matte
 
 

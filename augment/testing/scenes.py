@@ -76,10 +76,10 @@ def stamps(folder: Path | None = None, groups: Sequence[str] = GROUPS) -> list[S
 def places(folder: Path | None = None) -> dict[str, NDArray[np.uint8]]:
     """The photographs among the wallpapers by name, `(800, 1280, 3)` uint8 RGB."""
     folder = folder or parts.wallpapers()
-    found = {}
+    found: dict[str, NDArray[np.uint8]] = {}
     for name in PLACES:
         path = max((folder / name / "contents" / "images").glob("*.jpg"), key=lambda path: path.stat().st_size)
-        found[name] = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_2)[..., ::-1]
+        found[name] = np.asarray(cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_2), np.uint8)[..., ::-1]
     return found
 
 
@@ -129,4 +129,5 @@ def _square(place: NDArray[np.uint8], size: int, rng: np.random.Generator) -> ND
     height, width = place.shape[:2]
     side = round(height * float(rng.uniform(0.6, 1.0)))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    return cv2.resize(place[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
+    part = place[top : top + side, left : left + side]
+    return np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA), np.uint8)

@@ -34,11 +34,11 @@ def _key(number: int) -> str:
 
 def _entries() -> Entries:
     """Mattes, plates and two backgrounds each of four images, one of whose mattes is unusable."""
-    entries = {}
+    entries: dict[str, tuple[bytes, Provenance]] = {}
     for number in range(4):
         image, alpha = scene(number)
         matte = Matte.from_full(alpha if number else alpha * 0)
-        group = {"group": "cup" if number % 2 else None}
+        group: Provenance = {"group": "cup" if number % 2 else None}
         entries[entry_name(MATTE.name, "f1", _key(number))] = (MATTE.encode(matte, _FORM), group)
         entries[entry_name(PLATE.name, "f3", _key(number))] = (PLATE.encode(image, _FORM), {})
         for variant in range(2):
@@ -72,7 +72,7 @@ class StoreTests(ABC):
             assert entry is not None
             assert bytes(entry.payload) == payload
             assert provenance.items() <= entry.provenance.items()
-            assert store.get(name) == payload
+            assert bytes(store.get(name) or b"") == payload
 
     def test_what_is_not_there_is_none(self, store: Store) -> None:
         for name in ("matte/f1/" + "f" * 32, "nothing", "../store.json", "/etc/passwd", ""):

@@ -18,7 +18,7 @@ def tiny_git(folder: Path, seed: int = 0) -> Path:
     tokenizer = _word_tokenizer()
     size = {"height": 32, "width": 32}
     image_processor = CLIPImageProcessor(size=size, crop_size=size)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = GitConfig(
         **shape,
         vision_config={**shape, "image_size": 32, "patch_size": 8},
@@ -49,7 +49,7 @@ def tiny_chat(folder: Path, seed: int = 0) -> Path:
 
     tokenizer = _word_tokenizer(extra=["<image>", "USER:", "ASSISTANT:"])
     size = {"height": 32, "width": 32}
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**shape, image_size=32, patch_size=8),
         text_config=LlamaConfig(
