@@ -119,6 +119,29 @@ def test_a_raised_version_changes_the_fingerprint(monkeypatch):
     assert [kind for kind in before if before[kind] != after[kind]] == ["caption", "refine", "generate"]
 
 
-def test_fingerprints_stay_the_same_between_versions_of_the_library():
-    """A changed value makes every store out there a miss: change it knowingly, by a stage's `version`."""
-    assert simple.recipe().fingerprints()["generate"] == "d2ab2b8d47098bca"
+# What the backgrounds of each preset are stored under. Another value makes every store out there a miss: change it
+# knowingly, by a stage's `version`.
+PINNED = {
+    "classic": "8b0afd5bc9c699ef",
+    "sd-turbo": "2280941e16c3bf1b",
+    "sd15": "0d7f979cfd643065",
+    "webui": "02fd4b1fd130f8bf",
+}
+
+
+def test_the_presets_keep_their_fingerprints_between_versions_of_the_library():
+    assert {name: Recipe.load(name).record(1).background for name in presets()} == PINNED
+
+
+def test_a_setting_that_is_the_default_does_not_count():
+    """A later version may add settings, with defaults that change nothing."""
+    recipe = Recipe.load("classic")
+    written_out = Recipe.from_toml(recipe.to_toml())
+    assert written_out.fingerprints() == recipe.fingerprints()
+    assert recipe.changed({"remove.doubt": 0.75}).fingerprints() == recipe.fingerprints()
+    assert recipe.changed({"remove.doubt": 0.7}).fingerprints() != recipe.fingerprints()
+
+
+def test_the_backgrounds_of_an_enriching_recipe_are_the_enriched_ones():
+    record = Recipe.load("webui").record(2)
+    assert record.background == record.fingerprints["enrich"] != record.fingerprints["generate"]
