@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import albumentations as A  # noqa: N812  # its own documentation's name for it
 import cv2
@@ -16,38 +14,37 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from augment.artifacts import Image
-from augment.composite import Blend
 from augment.errors import InputError
 from augment.keys import to_rgb
-from augment.labels import Labels
-from augment.placement import Move, Placement
-from augment.pools import Source
-from augment.sampler import DRAWS, Draws, OnMiss, Sampler
-from augment.schedules import Chance, Schedule, as_schedule, plain_schedule
-from augment.store import Store
-
-if TYPE_CHECKING:
-    from augment.recipe import Recipe
+from augment.sampling.labels import Labels
+from augment.sampling.placement import Move
+from augment.sampling.replacing import Replacing
+from augment.sampling.sampler import DRAWS, Draws
+from augment.sampling.schedules import plain_schedule
 
 _SAMPLES_IN_ONE_STEP = hasattr(A.DualTransform, "sample_parameters")  # AlbumentationsX
 
 
-class ReplaceBackground(A.DualTransform):  # type: ignore[misc]  # untyped
+class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # untyped
     """Put the object of an image onto another background, one that `augment.prewarm` made.
 
-    Put it first in the pipeline: an image is looked up by its decoded pixels, so a transform before it makes every
-    lookup a miss. Where one must come before that only resizes, or another decoder is used, pass the image's key or
-    path beside it: `transform(image=image, key=path)`.
+    Put it first in the pipeline: an image is looked up by its decoded pixels, so any transform that runs before it
+    causes a cache miss. If one that only resizes must come before it, or another decoder is used, pass the image's key
+    or path beside it: `transform(image=image, key=path)`.
 
-    The arguments are those of `augment.torchvision.ReplaceBackground`, and the same choice gives the same pixels.
-    `placement` and `source` may also be the dicts that serialisation makes of them, and so may `p`. Further images of a
-    sample (`images`, additional targets) are each looked up, and get the same draws.
+    The arguments (see `__init__`) are those of `augment.torchvision.ReplaceBackground`, and the same draws give the
+    same pixels. If a sample has several images (`images`, additional targets), each is looked up, and all get the same
+    draws.
 
-    Targets: image, images, mask, masks, bboxes, keypoints. Image types: uint8, and float32 in 0 … 1; grey, RGB, RGBA.
+    Targets: image, images, mask, masks, bboxes, keypoints. Image types: uint8, and float32 in 0 … 1; grayscale, RGB,
+    RGBA.
 
-    Random numbers come from albumentations' generator. Under albumentations 2.0.8, whose DataLoader workers would all
-    draw the same, each worker seeds a generator for this transform from the worker's own seed; AlbumentationsX does so
+    Random numbers come from albumentations' generator. The DataLoader workers of albumentations 2.0.8 would all draw
+    the same, so each worker seeds a generator for this transform from the worker's own seed; AlbumentationsX does so
     by itself.
+
+    Calls raise InputError for an image that cannot be written back in its own form, and MissError with
+    `on_miss="raise"`.
     """
 
     _targets = tuple(
@@ -55,56 +52,17 @@ class ReplaceBackground(A.DualTransform):  # type: ignore[misc]  # untyped
         for name in ("IMAGE", "IMAGES", "MASK", "MASKS", "BBOXES", "KEYPOINTS")
         if hasattr(Targets, name)
     )
+    _seeded: int | None = None  # the seed of the worker whose generator it has
 
-    def __init__(
-        self,
-        store: Store | str | Path,
-        *,
-        p: float | Schedule | Mapping[str, Any] = 0.5,
-        source: str | Mapping[str, Any] | Source = "own",
-        on_miss: OnMiss = "keep",
-        placement: Placement | Mapping[str, Any] | None = None,
-        blend: Blend = "alpha",
-        harmonize: float = 0.0,
-        protect_labels: bool = True,
-        recipe: str | Path | Recipe | None = None,
-    ) -> None:
-        self._chance = Chance(as_schedule(p))
-        self._seeded: int | None = None
-        self._sampler = Sampler(
-            store,
-            source=source,
-            on_miss=on_miss,
-            placement=placement,
-            blend=blend,
-            harmonize=harmonize,
-            protect_labels=protect_labels,
-            recipe=recipe,
-        )
-        self._recipe = recipe
-        super().__init__(p=self._chance.now())
-
-    @property
-    def p(self) -> float:
-        """The probability, in this epoch."""
-        return self._chance.now()
-
-    @p.setter
-    def p(self, value: float) -> None:
-        if value != self._chance.now():
-            self._chance = Chance(value)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images were "hits", "misses" and so on, in this process and its workers; see the other face."""
-        return self._sampler.counts.totals()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the schedule `p` which epoch begins, in this process and its workers, those that persist too."""
-        self._chance.set_epoch(epoch)
+    def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
+        """Transform a sample. Raises InputError, whatever is drawn, for an image that cannot be written back."""
+        for name, kind in self._kinds(kwargs).items():
+            for image in _images(kind, kwargs[name]):
+                _check_image(image)
+        return super().__call__(*args, force_apply=force_apply, **kwargs)
 
     def should_apply(self, force_apply: bool = False) -> bool:
-        """As every transform, from a generator that is this worker's own."""
+        """Whether this sample is replaced, drawn from a generator of this worker's own."""
         worker = get_worker_info()
         if worker is not None and self._seeded != worker.seed:
             self._seeded = worker.seed
@@ -125,26 +83,22 @@ class ReplaceBackground(A.DualTransform):  # type: ignore[misc]  # untyped
             return _draw(self.py_random)
 
     def apply_with_params(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Composite every image, and move the labels where its object moved."""
+        """Composite every image, and move the labels with the object."""
         draws = Draws.of(getattr(params, "params", params)["draws"])
-        kinds = {name: self._additional_targets.get(name, name) for name, value in kwargs.items() if value is not None}
+        kinds = self._kinds(kwargs)
+        images = [image for name, kind in kinds.items() for image in _images(kind, kwargs[name])]
         result = dict(kwargs)
-        count, size = 0, None
-        for name, kind in kinds.items():
-            if kind in ("image", "images"):
-                frames = [kwargs[name]] if kind == "image" else kwargs[name]
-                count, size = count + len(frames), frames[0].shape[:2]
-        if size is None:
+        if not images:
             return result
+        size = images[-1].shape[:2]
         labels = [_labels(kind, kwargs[name], size) for name, kind in kinds.items()]
-        movable = count == 1 or not any(labels)
+        movable = len(images) == 1 or not any(labels)
         moves: list[Move | None] = []
 
         def replaced(image: NDArray[Any], key: str | None = None) -> NDArray[Any]:
-            write_back = _writer(image)
-            replacement = self._sampler.replace(to_rgb(image), draws, labels, key, movable)
+            replacement = self.sampler.replace(to_rgb(image), draws, labels, key, movable)
             moves.append(None if replacement is None else replacement.move)
-            return image if replacement is None else write_back(replacement.composite())
+            return image if replacement is None else _write_back(replacement.composite, image)
 
         for name, kind in kinds.items():
             if kind == "image":
@@ -157,35 +111,34 @@ class ReplaceBackground(A.DualTransform):  # type: ignore[misc]  # untyped
                 result[name] = _moved(kind, result[name], move, size)
         return result
 
+    def _kinds(self, data: dict[str, Any]) -> dict[str, str]:
+        """The target that each part of a sample is."""
+        return {name: self._additional_targets.get(name, name) for name, value in data.items() if value is not None}
+
     def _set_keys(self) -> None:
         super()._set_keys()
         self._available_keys.add("key")
 
     def get_base_init_args(self) -> dict[str, Any]:
         """`p`, as plain data."""
-        return {"p": plain_schedule(self._chance.p)}
+        return {"p": plain_schedule(self.schedule)}
 
     def get_transform_init_args(self) -> dict[str, Any]:
-        """The other arguments as plain data, the store as its path."""
-        sampler = self._sampler
-        recipe = self._recipe
-        if is_dataclass(recipe):
-            recipe = sampler.filled.fingerprints["generate"]
-        source = sampler.source
+        """The other arguments as plain data, the store as its location."""
+        sampler = self.sampler
+        placement = sampler.placement
         return {
-            "store": str(getattr(sampler.store, "directory", sampler.store)),
-            "source": {"weights": source.table(), "max_coverage": source.max_coverage, "flip": source.flip},
+            "store": sampler.store.location,
+            "source": asdict(sampler.source) | {"weights": sampler.source.table()},
             "on_miss": sampler.on_miss,
-            "placement": None
-            if sampler.placement is None
-            else asdict(sampler.placement) | {"scale": list(sampler.placement.scale)},
+            "placement": None if placement is None else asdict(placement) | {"scale": list(placement.scale)},
             "blend": sampler.blend,
             "harmonize": sampler.harmonize,
             "protect_labels": sampler.protect_labels,
-            "recipe": None if recipe is None else str(recipe),
+            "recipe": self.recipe,
         }
 
-    # Declared as targets; all the work is done in `apply_with_params`.
+    # albumentations requires them for its targets; `apply_with_params` does all the work.
 
     def apply(self, img: NDArray[Any], **params: Any) -> NDArray[Any]:
         return img
@@ -201,8 +154,15 @@ def _draw(generator: random.Random) -> dict[str, Any]:
     return {"draws": [generator.random() for _ in range(DRAWS)]}
 
 
+def _images(kind: str, value: Any) -> list[NDArray[Any]]:
+    """The images of a target; none if it is of another kind."""
+    if kind == "image":
+        return [value]
+    return list(value) if kind == "images" else []
+
+
 def _labels(kind: str, value: Any, size: tuple[int, int]) -> Labels:
-    """What a target says of where objects are; boxes come in albumentations' own format, as shares of the image."""
+    """Where a target says that objects are; boxes come in albumentations' own format, as shares of the image."""
     if kind == "mask":
         mask = np.asarray(value) != 0
         return Labels(masks=mask[None] if mask.ndim == 2 else np.moveaxis(mask, 2, 0))
@@ -217,7 +177,7 @@ def _labels(kind: str, value: Any, size: tuple[int, int]) -> Labels:
 
 
 def _moved(kind: str, value: Any, move: Move, size: tuple[int, int]) -> Any:
-    """A label that lies on an object that moved."""
+    """A label of an object that moved."""
     if kind == "mask":
         mask = np.asarray(value)
         return move.masks(mask) if mask.ndim == 2 else _move_channels(mask, move)
@@ -256,18 +216,22 @@ def _like(items: list[NDArray[Any]], given: Any) -> Any:
     return np.stack(items) if isinstance(given, np.ndarray) else type(given)(items)
 
 
-def _writer(image: NDArray[Any]) -> Callable[[Image], NDArray[Any]]:
-    """How a composite `(H, W, 3)` uint8 becomes what the image was. Raises InputError where it cannot without loss."""
+def _check_image(image: Any) -> None:
+    """Raise InputError unless a composite can take the image's form without loss."""
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"not an image array: {type(image).__name__}; albumentations takes (H, W) or (H, W, C)")
     if image.dtype != np.uint8 and image.dtype.kind != "f":
         raise InputError(f"an image of {image.dtype}: ReplaceBackground takes uint8 and floats in 0 … 1")
-    channels = 0 if image.ndim == 2 else image.shape[2]
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise InputError(f"an image array is (H, W) or (H, W, 1 | 3 | 4); got {image.shape}")
 
-    def write(composite: Image) -> NDArray[Any]:
-        pixels = composite
-        if channels in (0, 1):
-            pixels = np.asarray(cv2.cvtColor(composite, cv2.COLOR_RGB2GRAY)).reshape(image.shape)
-        if image.dtype != np.uint8:
-            pixels = (pixels / np.float32(255)).astype(image.dtype)
-        return np.concatenate([pixels, image[..., 3:]], axis=2) if channels == 4 else pixels
 
-    return write
+def _write_back(composite: Image, image: NDArray[Any]) -> NDArray[Any]:
+    """The composite `(H, W, 3)` uint8 in the form of the image: its channels, its element type and its alpha."""
+    pixels = composite
+    if image.ndim == 2 or image.shape[2] == 1:
+        pixels = np.asarray(cv2.cvtColor(composite, cv2.COLOR_RGB2GRAY)).reshape(image.shape)
+    if image.dtype != np.uint8:
+        pixels = (pixels / np.float32(255)).astype(image.dtype)
+    has_alpha = image.ndim == 3 and image.shape[2] == 4
+    return np.concatenate([pixels, image[..., 3:]], axis=2) if has_alpha else pixels

@@ -63,12 +63,14 @@ class Matte:
         crop = np.ascontiguousarray(alpha[top : top + h, left : left + w])
         return cls(crop, box, (height, width), float(confidence), unusable)
 
-    def full(self) -> Alpha:
+    def uncropped(self) -> Alpha:
         """The alpha at the image's own size, `(H, W)` uint8."""
         left, top, right, bottom = self.box
         alpha = np.zeros(self.size, np.uint8)
         alpha[top:bottom, left:right] = self.alpha
         return alpha
+
+    full = uncropped
 
     @property
     def coverage(self) -> float:
@@ -79,7 +81,7 @@ class Matte:
         """`(H, W)` bool: every pixel within `grow` × the image's diagonal (at least 2 pixels) of any object pixel."""
         radius = max(2, round(grow * float(np.hypot(*self.size))))
         # A disc, not a square: a square reaches 1.4 times as far on the diagonals.
-        distance = cv2.distanceTransform((self.full() <= 8).astype(np.uint8), cv2.DIST_L2, 5)
+        distance = cv2.distanceTransform((self.uncropped() <= 8).astype(np.uint8), cv2.DIST_L2, 5)
         return distance <= radius
 
     def to_bytes(self) -> bytes:

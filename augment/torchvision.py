@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
@@ -20,153 +17,107 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvision's own name for it
 
 from augment.artifacts import Alpha, Image
-from augment.composite import Blend
 from augment.errors import InputError
+from augment.imaging.pillow import rgb_image
 from augment.keys import image_key, to_rgb
-from augment.labels import Labels
-from augment.pillow import rgb_image
-from augment.placement import Move, Placement
-from augment.pools import Source
-from augment.sampler import DRAWS, Draws, OnMiss, Replacement, Sampler
-from augment.schedules import Chance, Schedule
-from augment.store import Store
-
-if TYPE_CHECKING:
-    from augment.recipe import Recipe
+from augment.sampling.labels import Labels
+from augment.sampling.placement import Move
+from augment.sampling.replacing import Replacing
+from augment.sampling.sampler import DRAWS, Draws, Replacement
 
 
 class Key(str):
-    """The key or the path of a sample's image, to go with it through transforms that change its pixels."""
+    """The key or the path of a sample's image, which goes with it through transforms that change its pixels."""
 
 
-class ReplaceBackground(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """Put the object of an image onto another background, one that `augment.prewarm` made.
-
-    Put it first in the pipeline: an image is looked up by its decoded pixels, so a transform before it makes every
-    lookup a miss. (Where one must come before that only resizes, let the sample carry a `Key`; see `KeyedImageFolder`.)
-    Takes PIL images (RGB, RGBA, L, LA), uint8 and float tensors (floats scaled 0 … 1, as torchvision does),
-    `tv_tensors.Image`, alone or in any structure that v2 transforms take; returns what it was given. Boxes, masks and
-    keypoints move where the object moves.
-
-    Args:
-        store: an `augment.Cache`, what `augment.open_store` returns, or a path.
-        p: probability of a sample's background being replaced, or a function of the epoch that gives it, such as
-            `augment.schedules.Linear`; then call `set_epoch` before each epoch.
-        source: where backgrounds come from: "own", "pool", "pool:same", "pool:other", any of these with "plates:"
-            before it, a mapping of weights over them, or an `augment.pools.Source`, which explains them all.
-        on_miss: what to do with an image that the store lacks: "keep" it, "compute" what is missing here, "raise" a
-            MissError, or, where only its background is lacking, take one from the "pool".
-        placement: how the object may be moved, an `augment.placement.Placement`; None keeps it where it is. It also
-            stays where a label speaks of anything but the object, or where several images share a sample's labels.
-        blend: "alpha", "feather" for an edge that fades inwards, or "poisson" for one whose step in colour is halved.
-        harmonize: how far, 0 to 1, the object's colours move towards the background's, but never to another colour.
-        protect_labels: keep every labelled pixel. The matte is widened to the sample's masks; a sample is kept as it
-            is where its boxes or keypoints say that the matte is not the labelled object; and a sample with any such
-            label is blended by alpha alone, without `harmonize`.
-        recipe: which of the store's recipes: a name, a TOML file or a Recipe; the latest one where it is None.
-
-    Random numbers come from torch's global generator, so the DataLoader's seeds hold. `counts` tells hits, misses and
-    why samples were kept, over all workers.
-    """
+class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """What torchvision calls for each sample: checks its inputs, draws and looks up, and applies what was found."""
 
     _transformed_types = (torch.Tensor, PIL.Image.Image, Key)
 
-    def __init__(
-        self,
-        store: Store | str | Path,
-        *,
-        p: float | Schedule = 0.5,
-        source: str | Mapping[str, float] | Source = "own",
-        on_miss: OnMiss = "keep",
-        placement: Placement | None = None,
-        blend: Blend = "alpha",
-        harmonize: float = 0.0,
-        protect_labels: bool = True,
-        recipe: str | Path | Recipe | None = None,
-    ) -> None:
-        super().__init__()
-        self._chance = Chance(p)
-        self.p = p
-        self.source = source
-        self.on_miss = on_miss
-        self.placement = placement
-        self.blend = blend
-        self.harmonize = harmonize
-        self.protect_labels = protect_labels
-        self._sampler = Sampler(
-            store,
-            source=source,
-            on_miss=on_miss,
-            placement=placement,
-            blend=blend,
-            harmonize=harmonize,
-            protect_labels=protect_labels,
-            recipe=recipe,
-        )
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images were "hits", "misses" and so on, in this process and its workers.
-
-        "unusable": the matte is; "mismatched": a `Key`'s matte has another shape; "protected: mask" (box, keypoint):
-        kept because of such a label; "unmoved": hits whose labels forbade moving the object.
-        """
-        return self._sampler.counts.totals()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the schedule `p` which epoch begins, in this process and its workers, those that persist too."""
-        self._chance.set_epoch(epoch)
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Raise InputError if an image cannot be replaced, or if it is not clear which image a Key belongs to."""
+        # torchvision's rule for which plain tensors are images.
+        needed = zip(flat_inputs, self._needs_transform_list(flat_inputs), strict=True)
+        leaves = [leaf for leaf, is_needed in needed if is_needed]
+        images = [leaf for leaf in leaves if _is_image(leaf)]
+        keys = [leaf for leaf in leaves if isinstance(leaf, Key)]
+        for image in images:
+            _check_image(image)
+        if keys and (len(keys) > 1 or len(images) > 1):
+            raise InputError(f"a sample of {len(images)} images with {len(keys)} keys: a Key goes with a single image")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw for the sample whether it is replaced, and make a composite of each of its images."""
+        """Draw whether the sample is replaced, and look up a new background for each of its images."""
         images = [leaf for leaf in flat_inputs if _is_image(leaf)]
         # Drawn whether needed or not, so that what is in the store does not change what later transforms draw.
         chance, *uniforms = torch.rand(1 + DRAWS * len(images), dtype=torch.float64).tolist()
-        if chance >= self._chance.now():
-            return {"composites": {}, "move": None}
+        if chance >= self.p:
+            return {"replacements": {}, "move": None}
         labels = [_labels(leaf) for leaf in flat_inputs if not _is_image(leaf)]
-        keys = [str(leaf) for leaf in flat_inputs if isinstance(leaf, Key)]
-        if keys and (len(keys) > 1 or len(images) > 1):
-            raise InputError(f"a sample of {len(images)} images with {len(keys)} keys: a Key goes with a single image")
-        key = keys[0] if keys else None
-        composites, move = {}, None
-        for number, leaf in enumerate(images):
-            write_back = self._writer(leaf)
+        key = next((str(leaf) for leaf in flat_inputs if isinstance(leaf, Key)), None)
+        movable = len(images) == 1 or not any(labels)
+        replacements, move = {}, None
+        for number, image in enumerate(images):
             draws = Draws.of(uniforms[DRAWS * number : DRAWS * (number + 1)])
-            replacement = self._sampler.replace(
-                to_rgb(leaf), draws, labels, key, movable=len(images) == 1 or not any(labels)
-            )
+            replacement = self.sampler.replace(to_rgb(image), draws, labels, key, movable)
             if replacement is not None:
-                composites[id(leaf)] = write_back(replacement)
+                replacements[id(image)] = replacement
                 move = replacement.move
-        return {"composites": composites, "move": move}
+        return {"replacements": replacements, "move": move}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The image's composite, a label moved with its object, or the leaf as it came."""
-        if params["move"] is not None and not _is_image(inpt):
-            return _moved(inpt, params["move"])
-        return params["composites"].get(id(inpt), inpt)
+        """What becomes of an image, or a label moved with its object."""
+        if _is_image(inpt):
+            return self.replaced(inpt, params["replacements"].get(id(inpt)))
+        return inpt if params["move"] is None else _moved(inpt, params["move"])
 
-    def _writer(self, leaf: Any) -> Callable[[Replacement], Any]:
-        """What becomes of a leaf that gets a new background. Raises InputError where it cannot be that."""
-        write_back = _writer(leaf)
-        return lambda replacement: write_back(replacement.composite())
+    def replaced(self, image: Any, replacement: Replacement | None) -> Any:
+        """What becomes of an image; with None it stays unchanged."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
-        # torchvision itself leaves out what is not a number or a text.
-        more = [
-            f"{name}={getattr(self, name)}"
-            for name in ("p", "source", "placement")
-            if _is_compound(getattr(self, name))
-        ]
-        return ", ".join([f"{self._sampler.store}", f"recipe={self._sampler.filled.name}", super().extra_repr(), *more])
+        sampler = self.sampler
+        settings = {
+            "recipe": sampler.record.name,
+            "p": self.schedule,
+            "source": sampler.source,
+            "on_miss": sampler.on_miss,
+            "placement": sampler.placement,
+            "blend": sampler.blend,
+            "harmonize": sampler.harmonize,
+            "protect_labels": sampler.protect_labels,
+        }
+        named = [f"{name}={value}" for name, value in settings.items() if value is not None]
+        return ", ".join([f"{sampler.store}", *named])
+
+
+class ReplaceBackground(_Transform):
+    """Put the object of an image onto another background, one that `augment.prewarm` made.
+
+    Put it first in the pipeline: an image is looked up by its decoded pixels, so any transform that runs before it
+    causes a cache miss. (If one that only resizes must come before it, let the sample carry a `Key`; see
+    `KeyedImageFolder`.) Takes PIL images (RGB, RGBA, L, LA), uint8 and float tensors (floats scaled to 0 … 1, as
+    torchvision does) and `tv_tensors.Image`, in any structure that v2 transforms take, and returns what it was given.
+    Boxes, masks and keypoints move with the object.
+
+    Random numbers come from torch's global generator, so the DataLoader's seeds hold. `counts` reports hits, misses
+    and why samples were returned unchanged, over all workers. For the arguments see `__init__`.
+
+    Calls raise InputError for an image that cannot be written back in its own form (a palette image, say), and
+    MissError with `on_miss="raise"`.
+    """
+
+    def replaced(self, image: Any, replacement: Replacement | None) -> Any:
+        """The image's composite, in the image's own form."""
+        return image if replacement is None else _write_back(replacement.composite, image)
 
 
 class Layers(NamedTuple):
-    """Images in layers, for `ReplaceBackgroundBatch` to blend: uint8 tensors, one image's or a batch's.
+    """Images in layers, for `ReplaceBackgroundBatch` to blend: uint8 tensors, of one image or of a batch.
 
     `object` and `background` are `(…, H, W, 3)` RGB, `alpha` `(…, H, W, 1)`: 0 background … 255 object. An image that
-    stays as it is is all object.
+    stays unchanged is all object.
     """
 
     object: torch.Tensor
@@ -178,12 +129,12 @@ class Layers(NamedTuple):
         return Layers(*(layer.to(device, non_blocking=non_blocking) for layer in self))
 
 
-class ReplaceBackgroundBatch(nn.Module):
+class ReplaceBackgroundBatch(_Transform):
     """`ReplaceBackground` in two halves, for loops that augment whole batches on the GPU.
 
     In the workers, its `collate` looks samples up and batches them, each image as `Layers`; in the training loop the
-    module blends a batch on the device it is on. The images of a batch have to be of one size; the Dataset gives them
-    without any transform but a resize (with a `Key`, see `ReplaceBackground`). The arguments are those of
+    module blends a batch on the device it is on. All images of a batch must have the same size. The Dataset returns
+    them without any transform except a resize (with a `Key`, see `ReplaceBackground`). The arguments are those of
     `ReplaceBackground`, and so are the draws: the same seed gives the same composites, within one grey level.
 
         replace = ReplaceBackgroundBatch("path/to/cache", p=0.5)
@@ -191,22 +142,10 @@ class ReplaceBackgroundBatch(nn.Module):
             images = replace(layers.to("cuda"))  # (64, 3, H, W) uint8
     """
 
-    def __init__(self, store: Store | str | Path, **arguments: Any) -> None:
-        super().__init__()
-        self._split = _Split(store, **arguments)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """As `ReplaceBackground.counts`."""
-        return self._split.counts
-
-    def set_epoch(self, epoch: int) -> None:
-        """As `ReplaceBackground.set_epoch`."""
-        self._split.set_epoch(epoch)
-
     def collate(self, samples: list[Any]) -> Any:
-        """Samples as torch's `default_collate` batches them, each image in them as `Layers`."""
-        return default_collate([self._split(sample) for sample in samples])
+        """Samples as torch's `default_collate` batches them, with `Layers` for each image."""
+        split = super().forward
+        return default_collate([split(sample) for sample in samples])
 
     def forward(self, layers: Layers) -> torch.Tensor:
         """The composites `(B, 3, H, W)` uint8, in channels-last memory, on the layers' device."""
@@ -214,26 +153,16 @@ class ReplaceBackgroundBatch(nn.Module):
         blended = torch.lerp(layers.background.float(), layers.object.float(), weight)
         return blended.round_().to(torch.uint8).movedim(-1, -3)
 
-
-class _Split(ReplaceBackground):
-    """`ReplaceBackground` up to the point where the layers are blended."""
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        result = super().transform(inpt, params)
-        if result is not inpt or not _is_image(inpt):
-            return result
-        image = to_rgb(inpt)
-        return _layers(image, np.full(image.shape[:2], 255, np.uint8), np.zeros_like(image))
-
-    def _writer(self, leaf: Any) -> Callable[[Replacement], Any]:
-        def write(replacement: Replacement) -> Layers:
-            layer, background = replacement.layer, replacement.background
-            colors = np.zeros_like(background)
-            alpha = np.zeros(background.shape[:2], np.uint8)
-            colors[layer.window], alpha[layer.window] = layer.colors, layer.alpha
-            return _layers(colors, alpha, background)
-
-        return write
+    def replaced(self, image: Any, replacement: Replacement | None) -> Layers:
+        """The image's object and background, not blended yet."""
+        if replacement is None:
+            pixels = to_rgb(image)
+            return _layers(pixels, np.full(pixels.shape[:2], 255, np.uint8), np.zeros_like(pixels))
+        layer, background = replacement.layer, replacement.background
+        colors = np.zeros_like(background)
+        alpha = np.zeros(background.shape[:2], np.uint8)
+        colors[layer.window], alpha[layer.window] = layer.colors, layer.alpha
+        return _layers(colors, alpha, background)
 
 
 def _layers(colors: Image, alpha: Alpha, background: Image) -> Layers:
@@ -243,11 +172,11 @@ def _layers(colors: Image, alpha: Alpha, background: Image) -> Layers:
 
 
 class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """An ImageFolder that hands each image to its transform with its Key, so that `ReplaceBackground` may come later.
+    """An ImageFolder that passes each image to its transform with its Key, so that `ReplaceBackground` may come later.
 
-    `transform` has to be a v2 transform (or Compose), which takes any number of inputs; before `ReplaceBackground` it
-    may resize and convert, but neither crop nor flip. With a `loader` of your own, whose pixels may differ from those
-    that were prewarmed, the key is the file's path.
+    `transform` must be a v2 transform (or Compose), which takes any number of inputs. Before `ReplaceBackground` it
+    may resize and convert, but neither crop nor flip. With your own `loader`, whose pixels may differ from those that
+    were prewarmed, the key is the file's path.
     """
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
@@ -259,17 +188,13 @@ class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no
         return image, target if self.target_transform is None else self.target_transform(target)
 
 
-def _is_compound(value: Any) -> bool:
-    return value is not None and not isinstance(value, str | int | float)
-
-
 def _is_image(leaf: Any) -> bool:
     labels = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video, Key)
     return not isinstance(leaf, labels)
 
 
 def _labels(leaf: Any) -> Labels:
-    """What a tv_tensor says of where objects are; a video says nothing."""
+    """Where a tv_tensor says that objects are; a video says nothing."""
     if isinstance(leaf, tv_tensors.Mask):
         mask = leaf.detach().cpu().numpy() != 0
         return Labels(masks=mask.reshape(-1, *mask.shape[-2:]))
@@ -288,7 +213,7 @@ def _upright_boxes(boxes: tv_tensors.BoundingBoxes) -> NDArray[np.float64]:
 
 
 def _moved(label: Any, move: Move) -> Any:
-    """A label that lies on an object that moved; it keeps its type, format and element type."""
+    """A label of an object that moved; it keeps its type, format and element type."""
     if isinstance(label, tv_tensors.Mask):
         masks = move.masks(label.detach().cpu().numpy())
         return tv_tensors.wrap(torch.from_numpy(masks).to(label.device), like=label)
@@ -319,30 +244,31 @@ def _like(values: NDArray[np.float64], tensor: torch.Tensor) -> torch.Tensor:
     return (found if tensor.dtype.is_floating_point else found.round()).to(tensor.dtype).to(tensor.device)
 
 
-def _writer(image: Any) -> Callable[[Image], Any]:
-    """How a composite `(H, W, 3)` uint8 becomes what the image was. Raises InputError where it cannot without loss."""
+def _check_image(image: Any) -> None:
+    """Raise InputError unless a composite can take the image's form without loss."""
     if isinstance(image, PIL.Image.Image):
-        return _pil_writer(image)
-    if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
+        if image.mode not in ("RGB", "RGBA", "L", "LA"):
+            raise InputError(
+                f'a PIL image of mode {image.mode}: call .convert("RGB") in the loader, before ReplaceBackground'
+            )
+    elif image.dtype != torch.uint8 and not image.dtype.is_floating_point:
         raise InputError(f"an image tensor of {image.dtype}: ReplaceBackground takes uint8 and floats in 0 … 1")
-    return lambda composite: _to_tensor(composite, image)
+    elif image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise InputError(f"an image tensor is (1 | 3 | 4, H, W); got {tuple(image.shape)}")
 
 
-def _pil_writer(image: PIL.Image.Image) -> Callable[[Image], PIL.Image.Image]:
-    if image.mode not in ("RGB", "RGBA", "L", "LA"):
-        raise InputError(
-            f'a PIL image of mode {image.mode}: call .convert("RGB") in the loader, before ReplaceBackground'
-        )
+def _write_back(composite: Image, image: Any) -> Any:
+    """The composite `(H, W, 3)` uint8 in the form of the image: its type, mode, element type, alpha and device."""
+    return _to_pil(composite, image) if isinstance(image, PIL.Image.Image) else _to_tensor(composite, image)
 
-    def write(composite: Image) -> PIL.Image.Image:
-        result = rgb_image(composite)
-        if image.mode != "RGB":  # convert copies in any case
-            result = result.convert(image.mode)
-        if image.mode.endswith("A"):
-            result.putalpha(image.getchannel("A"))
-        return result
 
-    return write
+def _to_pil(composite: Image, image: PIL.Image.Image) -> PIL.Image.Image:
+    result = rgb_image(composite)
+    if image.mode != "RGB":  # convert copies in any case
+        result = result.convert(image.mode)
+    if image.mode.endswith("A"):
+        result.putalpha(image.getchannel("A"))
+    return result
 
 
 def _to_tensor(composite: Image, image: torch.Tensor) -> torch.Tensor:

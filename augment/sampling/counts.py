@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-_SLOTS = 65  # the main process and 64 workers; more of them share slots, and may then lose a count
+_SLOTS = 65  # the main process and 64 workers; if there are more, they share slots and may lose a count
 
 
 class Counts:
     """How often each outcome happened, summed over all processes that got this object by fork or from a DataLoader.
 
-    Each process adds in a row of its own, in shared memory, so that none waits for another.
+    Each process adds to its own row in shared memory, so that none waits for another.
     """
 
     def __init__(self, *names: str) -> None:
@@ -27,7 +27,7 @@ class Counts:
         """Count one more of `name`."""
         worker = get_worker_info()
         slot = 0 if worker is None else 1 + worker.id % (_SLOTS - 1)
-        if self._array is None:  # the same memory: a tensor's own indexing takes fifty times as long
+        if self._array is None:  # the same memory: indexing the tensor itself takes fifty times as long
             self._array = self._rows.numpy()
         self._array[slot, self._columns[name]] += 1
 
@@ -38,7 +38,3 @@ class Counts:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_array": None}
-
-    def reset(self) -> None:
-        """All counters to 0."""
-        self._rows.zero_()

@@ -1,4 +1,4 @@
-"""Labels that a composite must not make wrong: what a matte keeps of them, and how it is widened to keep them all."""
+"""Labels that a composite must not make wrong: whether a matte holds them, and how it is widened to hold them all."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.artifacts import Alpha, Image, Matte
-from augment.placement import outline
+from augment.sampling.placement import outline
 
 Reason: TypeAlias = Literal["mask", "box", "keypoint"]
 
-MIN_BOX_COVERAGE = 0.3  # a slim diagonal object fills about a third of its box
-_MAX_BOX_COVERAGE = 0.97  # GrabCut found no edge, only the box
+MIN_BOX_COVERAGE = 0.3  # a thin diagonal object fills about a third of its box
+_MAX_BOX_COVERAGE = 0.97  # above it GrabCut found no edge, only the box
 _ON_OBJECT = 0.9  # share of a mask that the matte must hold for the mask to be the object's
-_SAME_BOX = 0.7  # overlap (IoU) of a box and of what it holds of the object, for the box to be the object's
-_GRABCUT_SIDE = 128  # pixels: GrabCut takes the time of a hit's other steps together at this size
+_SAME_BOX = 0.7  # overlap (IoU) of a box with the part of the object inside it, for the box to be the object's
+_GRABCUT_SIDE = 128  # pixels: at this size GrabCut takes as long as all other steps of a hit
 _GRABCUT_STEPS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a sample says of where its objects are, in pixels of the image.
+    """Where a sample's objects are, in pixels of the image.
 
-    `masks` is `(n, H, W)` bool, an instance each (or all labelled pixels in one); `boxes` `(n, 4)` float as left, top,
-    right, bottom; `points` `(n, 2)` float x, y, a pixel's centre being whole.
+    `masks` is `(n, H, W)` bool, one per instance (or one for all labelled pixels); `boxes` `(n, 4)` float as left, top,
+    right, bottom; `points` `(n, 2)` float x, y, with whole numbers at pixels' centers.
     """
 
     masks: NDArray[np.bool_] | None = None
@@ -40,12 +40,12 @@ class Labels:
 
 
 def protected(matte: Matte, labels: Sequence[Labels], image: Image) -> Matte | Reason:
-    """The matte widened to hold every labelled pixel, or which label it cannot hold: then the sample stays as it is.
+    """The matte widened to hold every labelled pixel, or which kind of label it cannot hold.
 
-    Masks are united with the matte. What a box holds is looked for by GrabCut where the matte covers less of it than
-    MIN_BOX_COVERAGE. A point has to be on the matte, and its pixel is made opaque.
+    Masks are merged into the matte. If the matte covers less of a box than MIN_BOX_COVERAGE, GrabCut looks for the
+    object inside the box. A point has to be on the matte, and its pixel is made opaque.
     """
-    found = matte.full()
+    found = matte.uncropped()
     alpha = found.copy()
     for label in labels:
         for mask in () if label.masks is None else label.masks:
@@ -70,14 +70,14 @@ def protected(matte: Matte, labels: Sequence[Labels], image: Image) -> Matte | R
     widened = Matte.from_full(alpha, matte.confidence)
     if widened.unusable:
         return "mask"
-    # Soft pixels that were made opaque have no colour of their own any more: they keep the image's.
+    # Soft pixels that were made opaque no longer have a color of their own: they keep the image's.
     still_soft = ~changed[(found > 0) & (found < 255)]
     return replace(widened, edge_colors=matte.edge_colors[still_soft] if len(matte.edge_colors) else matte.edge_colors)
 
 
 def on_object(matte: Matte, labels: Sequence[Labels]) -> bool:
-    """Whether every label speaks of what the matte holds, so that it may move with it."""
-    alpha = matte.full()
+    """Whether every label refers to the object of the matte, so that it may move with it."""
+    alpha = matte.uncropped()
     solid = alpha >= 128
     for label in labels:
         for mask in () if label.masks is None else label.masks:
@@ -93,7 +93,7 @@ def on_object(matte: Matte, labels: Sequence[Labels]) -> bool:
 
 
 def _pixels(points: NDArray[np.float64]) -> list[list[int]]:
-    """The pixel that each point names; one that is no number names none."""
+    """The pixel of each point; -1 for a coordinate that is not a finite number."""
     return [[int(np.floor(v + 0.5)) if np.isfinite(v) else -1 for v in point] for point in points.tolist()]
 
 
@@ -108,9 +108,9 @@ def _window(box: NDArray[np.float64]) -> tuple[slice, slice]:
 
 
 def _find_in_box(image: Image, box: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """`(H, W)` bool: what GrabCut takes for the object in a box, or None where that fills it too little or wholly.
+    """`(H, W)` bool: the object that GrabCut finds in a box, or None if it fills too little or all of the box.
 
-    Rother, Kolmogorov and Blake, "GrabCut" (2004), on the box with a margin of half its size, at a small size.
+    Rother, Kolmogorov and Blake, "GrabCut" (2004), on the box with a margin of half its size, scaled down.
     """
     rows, columns = _window(box)
     height, width = image.shape[:2]
@@ -129,7 +129,7 @@ def _find_in_box(image: Image, box: NDArray[np.float64]) -> NDArray[np.bool_] | 
     trimap = np.where(likely, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
     picture = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
     model: NDArray[Any] = np.zeros((1, 65))
-    cv2.setRNGSeed(0)  # this thread's own generator, which starts GrabCut's k-means
+    cv2.setRNGSeed(0)  # of this thread's generator, which GrabCut's k-means draws from
     cv2.grabCut(picture, trimap, (0, 0, 1, 1), model, model.copy(), _GRABCUT_STEPS, cv2.GC_INIT_WITH_MASK)
     mask = (trimap == cv2.GC_PR_FGD).astype(np.uint8)
     inside = cv2.resize(mask, crop.shape[1::-1], interpolation=cv2.INTER_NEAREST) * in_box > 0

@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 import torch
 
 from augment.errors import InputError
+from augment.sampling.checks import check_range
 
 Schedule: TypeAlias = Callable[[int], float]
 
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` in epoch 0 along a line to `end`, which epoch `epochs - 1` and all later ones have."""
+    """Along a line from `start` in epoch 0 to `end` in epoch `epochs - 1`, and `end` from then on."""
 
     start: float
     end: float
@@ -31,7 +32,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """As Linear along half a cosine: slow at first and at last."""
+    """Like Linear, along half a cosine: slow at both ends."""
 
     start: float
     end: float
@@ -44,10 +45,10 @@ class Cosine:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * _progress(epoch, self.epochs))) / 2
 
 
-class Chance:
+class Probability:
     """A probability, or a schedule of it with an epoch that all processes share.
 
-    Raises InputError where `p` is neither, or not within 0 … 1 in the epoch asked for.
+    Raises InputError if `p` is neither, or not within 0 … 1 in this epoch.
     """
 
     def __init__(self, p: float | Schedule) -> None:
@@ -64,8 +65,7 @@ class Chance:
     def now(self) -> float:
         """The probability in this epoch."""
         p = self.p(int(self._epoch[0])) if callable(self.p) else self.p
-        if not isinstance(p, int | float) or not 0 <= p <= 1:
-            raise InputError(f"p: {p!r} is not within 0 … 1")
+        check_range("p", p)
         return p
 
 
@@ -73,21 +73,27 @@ _NAMED: dict[str, type[Linear] | type[Cosine]] = {"linear": Linear, "cosine": Co
 
 
 def plain_schedule(p: float | Schedule) -> float | dict[str, Any]:
-    """A probability or schedule as plain data. Raises InputError for a function of one's own."""
+    """A probability or schedule as plain data. Raises InputError for any other function."""
     for name, schedule in _NAMED.items():
         if isinstance(p, schedule):
             return {"schedule": name, "start": p.start, "end": p.end, "epochs": p.epochs}
     if callable(p):
-        raise InputError(f"p: {p!r} cannot be serialised; use one of augment.schedules: {', '.join(_NAMED)}")
+        raise InputError(f"p: {p!r} cannot be serialised; use one of augment.sampling.schedules: {', '.join(_NAMED)}")
     return p
 
 
 def as_schedule(p: float | Schedule | Mapping[str, Any]) -> float | Schedule:
-    """A probability or schedule from itself or from what `plain_schedule` made of it."""
+    """A probability or schedule from itself or from what `plain_schedule` made of it. Raises InputError."""
     if not isinstance(p, Mapping):
         return p
     settings = dict(p)
-    return _NAMED[settings.pop("schedule")](**settings)
+    name = settings.pop("schedule", None)
+    if name not in _NAMED:
+        raise InputError(f"p: {p!r} names no schedule of {', '.join(_NAMED)}")
+    try:
+        return _NAMED[name](**settings)
+    except TypeError as error:
+        raise InputError(f"p: {p!r} is not a schedule: {error}") from error
 
 
 def _progress(epoch: int, epochs: int) -> float:
@@ -96,7 +102,6 @@ def _progress(epoch: int, epochs: int) -> float:
 
 def _check_ends(start: float, end: float, epochs: int) -> None:
     for name, value in (("start", start), ("end", end)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name}: {value!r} is not within 0 … 1")
-    if epochs < 1:
+        check_range(name, value)
+    if not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"epochs: {epochs!r} is not a number of epochs, 1 or more")
