@@ -1,4 +1,4 @@
-"""How much a classifier leans on the background, the place and the size of the object, in a small table and a plot."""
+"""How much a classifier relies on the background, the position and the size of the object: a table and a plot."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvision's own name for it
 
-from augment.artifacts import Image, Matte, decode_image
-from augment.composite import composite
-from augment.entries import entry_name
-from augment.errors import AugmentError, CorruptEntry, InputError
-from augment.fit import cover
+from augment.artifacts import MATTE, PLATE, Image, Matte
+from augment.errors import InputError, UnavailableError
+from augment.imaging.composite import composite
+from augment.imaging.fit import cover
 from augment.keys import image_key, to_rgb
-from augment.placement import Matrix, Placement, PlacementDraws, place
-from augment.pools import Pool, Source
-from augment.store import FilledRecipe, Store, find_recipe, open_store
+from augment.sampling.placement import Matrix, Placement, PlacementDraws, place
+from augment.sampling.recipes import record_for
+from augment.sampling.sources import Source
+from augment.store.open import open_store
+from augment.store.pool import Pool
+from augment.store.reader import Reader
+from augment.store.records import Store
 
 if TYPE_CHECKING:
     from augment.recipe import Recipe
@@ -33,15 +36,15 @@ _SIDES = ((0, 1), (1, 0), (1, 2), (2, 1))
 
 @dataclass(frozen=True)
 class Bias:
-    """Accuracies, each 0 to 1, of a classifier on `count` images and what was made of them.
+    """Accuracies, each 0 to 1, of a classifier on `count` images and on variations of them.
 
-    The words are those of the Backgrounds Challenge (Xiao et al., "Noise or Signal", arXiv 2006.09994): `original` is
-    the image itself, `mixed_same` its object before the plate of another image of its class, `mixed_rand` before that
-    of an image of a random class, `only_fg` before black.
+    The terms are those of the Backgrounds Challenge (Xiao et al., "Noise or Signal", arXiv 2006.09994): `original` is
+    the image itself, `mixed_same` its object in front of the plate of another image of its class, `mixed_rand` in
+    front of that of an image of a random class, `only_fg` in front of black.
 
-    `position[row][column]` is the accuracy with the object in that cell of a 3 x 3 grid, `size` that with the object
-    scaled by each factor, 1 among them; both before the backgrounds of `mixed_rand`. `skipped` images have no usable
-    matte or no other image's plate in the store, and count nowhere.
+    `position[row][column]` is the accuracy with the object in that cell of a 3 x 3 grid, `size` the accuracy with the
+    object scaled by each factor, including 1; both in front of the backgrounds of `mixed_rand`. `skipped` images have
+    no usable matte or no other image's plate in the store, and are not counted.
     """
 
     original: float
@@ -55,13 +58,13 @@ class Bias:
 
     @property
     def bg_gap(self) -> float:
-        """Mixed-Same minus Mixed-Rand: what a background that tells of the class is worth to the classifier."""
+        """Mixed-Same minus Mixed-Rand: how much the classifier gains from a background that fits the class."""
         return self.mixed_same - self.mixed_rand
 
     @property
     def center_bias(self) -> float:
-        """1 - (worst corner + worst side) / (2 x centre), after ForAug (arXiv 2503.09399); 0 is none, 1 is blind
-        elsewhere. NaN where the centre's accuracy is 0."""
+        """1 - (worst corner + worst side) / (2 x center), after ForAug (arXiv 2503.09399): 0 is no bias, 1 is blind
+        outside the center. NaN if the center's accuracy is 0."""
         corner = min(self.position[row][column] for row, column in _CORNERS)
         side = min(self.position[row][column] for row, column in _SIDES)
         center = self.position[1][1]
@@ -69,7 +72,7 @@ class Bias:
 
     @property
     def relative_size(self) -> dict[float, float]:
-        """Accuracy at each factor of the object's size, divided by that at its own size; NaN where that is 0."""
+        """Accuracy at each factor of the object's size, divided by the accuracy at its own size; NaN if that is 0."""
         own = self.size[1.0]
         return {factor: accuracy / own if own else float("nan") for factor, accuracy in self.size.items()}
 
@@ -86,12 +89,12 @@ class Bias:
         return "\n".join([*lines, f"of {self.count} images, {self.skipped} more skipped"])
 
     def plot(self, path: str | Path) -> None:
-        """Draw the table to `path`, in the format of its extension. Raises AugmentError where matplotlib is missing."""
+        """Draw the table to `path`, in the format of its suffix. Raises UnavailableError if matplotlib is missing."""
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise AugmentError("a plot needs matplotlib, which is not here: pip install matplotlib") from error
-        # Figure, and not pyplot: nothing global is touched, and no window is opened.
+            raise UnavailableError("a plot needs matplotlib, which is not installed: pip install matplotlib") from error
+        # Figure instead of pyplot: it has no global state and opens no window.
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         mixes, cells, sizes = figure.subplots(1, 3)
         bars = mixes.bar(list(self._mixes()), list(self._mixes().values()), color="#4c72b0")
@@ -103,7 +106,7 @@ class Bias:
             for column, accuracy in enumerate(accuracies):
                 color = "black" if accuracy > 0.6 else "white"
                 cells.text(column, row, f"{accuracy:.0%}", ha="center", va="center", color=color)
-        cells.set(xticks=[], yticks=[], xlabel="place of the object", title=f"center bias {self.center_bias:.3f}")
+        cells.set(xticks=[], yticks=[], xlabel="position of the object", title=f"center bias {self.center_bias:.3f}")
         sizes.plot(list(self.relative_size), list(self.relative_size.values()), marker="o", color="#4c72b0")
         sizes.axhline(1, color="grey", linewidth=0.8)
         sizes.set(xlabel="factor of the object's size", ylabel="accuracy, relative to 1", title="size")
@@ -126,33 +129,34 @@ def measure(
     *,
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     sizes: Sequence[float] = SIZES,
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> Bias:
-    """Measure a classifier's bias towards background, place and size of the object.
+    """Measure a classifier's bias towards the background, the position and the size of the object.
 
     Args:
         classifier: from a batch `(N, 3, H, W)` to logits `(N, classes)`. A `torch.nn.Module` is called on its own
-            device in evaluation mode, and gets its mode back.
-        dataset: map-style; an item starts with an image and its label, an int. Without random transforms: images are
+            device in evaluation mode; its mode is restored.
+        dataset: map-style; each item starts with an image and its label, an int. No random transforms: images are
             looked up in the store by their pixels.
         store: a store, or its path, that `dataset` was prewarmed to with its classes as groups.
-        transform: from an image `(3, H, W)` uint8 to the classifier's input: resize, normalise, … None scales it to
+        transform: from an image `(3, H, W)` uint8 to the classifier's input: resize, normalize, … None scales it to
             float 0 … 1.
-        sizes: factors of the object's size; one too large for the image is shrunk to fit.
-        recipe: which of the store's recipes, a Recipe or a name; the latest one where it is None.
-        batch_size: images the classifier gets at once.
+        sizes: factors of the object's size; an object too large for the image is shrunk to fit.
+        recipe: which of the store's recipes: a name, a TOML file or a Recipe; None is the latest one.
+        batch_size: number of images per call of the classifier.
         seed: of the choice of backgrounds, which depends on neither the classifier nor the batch.
 
-    In a cell of the grid the object is centred, and no larger than the cell. A random class is drawn first, evenly,
-    then one of its images. Raises InputError where no image can be measured or the store knows no classes, StoreError.
+    In a cell of the grid the object is centered, and no larger than the cell. A random class is drawn first, uniformly,
+    then one of its images. Raises InputError if no image can be measured or if the store knows no classes, and
+    StoreError if the store cannot be used.
     """
     if batch_size < 1:
         raise InputError(f"batch_size: {batch_size} is not a number of images, 1 or more")
     if not all(0 < factor < float("inf") for factor in sizes):
         raise InputError(f"sizes: {tuple(sizes)!r} are not all factors above 0")
-    mixer = _Mixer(open_store(store) if isinstance(store, str | Path) else store, recipe, sizes, seed)
+    mixer = _Mixer(open_store(store), recipe, sizes, seed)
     samples = [mixer.look_up(index, *dataset[index][:2]) for index in range(len(dataset))]
     usable = [sample for sample in samples if sample is not None]
     groups = sorted({sample.group for sample in usable if sample.group})
@@ -201,33 +205,33 @@ class _Sample:
     index: int
     label: int
     key: str
-    group: str  # "" where the store knows none, and so no image of the same
+    group: str  # "" if the store knows none, and so no other image of the same group
 
 
 class _Mixer:
     """Finds an image's matte and other images' plates, and recombines them."""
 
-    def __init__(self, store: Store, recipe: str | Recipe | None, sizes: Sequence[float], seed: int) -> None:
+    def __init__(self, store: Store, recipe: str | Path | Recipe | None, sizes: Sequence[float], seed: int) -> None:
         self.store = store
-        wanted = recipe if recipe is None or isinstance(recipe, str) else recipe.background
-        self.filled: FilledRecipe = find_recipe(store, wanted)
-        self.pool = Pool(store.pool_file(self.filled), Source.max_coverage)
+        self.reader = Reader(store, record_for(store, recipe))
+        self.pool = Pool(store.pool(self.reader.record), Source.max_coverage)
         self.sizes = tuple(sorted({1.0, *map(float, sizes)}))
         self.seed = seed
 
     def look_up(self, index: int, image: Any, label: int) -> _Sample | None:
-        """None where there is no usable matte."""
+        """None if there is no usable matte."""
         key = image_key(image)
-        matte = self._matte(key)
-        group = (self.store.provenance(self._name("matte", key)) or {}).get("group")
-        return None if matte is None or matte.unusable else _Sample(index, int(label), key, group or "")
+        matte = self.reader.get(MATTE, key)
+        if matte is None or matte.unusable:
+            return None
+        return _Sample(index, int(label), key, self.reader.group(key) or "")
 
     def views(self, sample: _Sample, image: Image, groups: Sequence[str]) -> Iterator[tuple[Any, Image]]:
-        """The image and its recombinations by condition; none where other images' plates are missing."""
+        """The image and its recombinations by condition; none if other images' plates are missing."""
         rng = np.random.default_rng([self.seed, sample.index])
         same, other = rng.random(2)
         group = groups[int(rng.integers(len(groups)))]
-        matte = self._matte(sample.key)
+        matte = self.reader.get(MATTE, sample.key)
         size = image.shape[:2]
         own_class, random_class = self._plate(sample, sample.group, same, size), self._plate(sample, group, other, size)
         if matte is None or own_class is None or random_class is None:
@@ -251,24 +255,14 @@ class _Mixer:
     def _plate(self, sample: _Sample, group: str, uniform: float, size: tuple[int, ...]) -> Image | None:
         """The plate of another image of the group."""
         for key, _ in self.pool.draw("same", group, uniform):
-            data = None if key == sample.key else self.store.get(self._name("plate", key))
-            if data is not None:
-                return cover(decode_image(data), size[0], size[1])
+            plate = None if key == sample.key else self.reader.get(PLATE, key)
+            if plate is not None:
+                return cover(plate, size[0], size[1])
         return None
-
-    def _matte(self, key: str) -> Matte | None:
-        data = self.store.get(self._name("matte", key))
-        try:
-            return None if data is None else Matte.from_bytes(data)
-        except CorruptEntry:
-            return None
-
-    def _name(self, artifact: str, key: str) -> str:
-        return entry_name(artifact, self.filled.fingerprints["remove" if artifact == "matte" else "inpaint"], key)
 
 
 def _into_cell(matte: Matte, row: int, column: int) -> Matrix:
-    """To the middle of a cell of the 3 x 3 grid, and no larger than it."""
+    """The map to the middle of a cell of the 3 x 3 grid, no larger than the cell."""
     height, width = matte.size
     left, top, right, bottom = matte.box
     scale = min(1.0, width / 3 / (right - left), height / 3 / (bottom - top))
@@ -287,7 +281,7 @@ def _stacked(images: Sequence[Image], transform: Callable[[torch.Tensor], torch.
 
 @contextmanager
 def _evaluating(classifier: Any) -> Iterator[torch.device]:
-    """The classifier in evaluation mode; gives the device it is on."""
+    """Put the classifier into evaluation mode; yields the device it is on."""
     if not isinstance(classifier, torch.nn.Module):
         yield torch.device("cpu")
         return
