@@ -23,19 +23,14 @@ from augment import Cache, prewarm
 from augment.albumentations import ReplaceBackground
 from augment.errors import InputError, MissError
 from augment.keys import image_key
-from augment.placement import Placement
-from augment.pools import Source
-from augment.sampler import DRAWS
-from augment.schedules import Cosine, Linear
+from augment.sampling.placement import Placement
+from augment.sampling.sampler import DRAWS
+from augment.sampling.schedules import Cosine, Linear
+from augment.sampling.sources import Source
+from augment.testing.pictures import scene, write_folder
 from tests import simple
-from tests.pictures import scene, write_folder
 
 EVERYTHING = {"scale": (0.5, 1.2), "translate": "uniform", "flip": 0.5, "rotate": 30}
-
-
-@pytest.fixture(autouse=True)
-def _simple_stages(monkeypatch):
-    simple.register(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +38,7 @@ def filled(tmp_path_factory):
     """A cache with three variants of eight scenes, and the scenes' paths."""
     folder = tmp_path_factory.mktemp("filled")
     paths = write_folder(folder / "images", 8)
-    with pytest.MonkeyPatch.context() as patch:
-        simple.register(patch)
-        prewarm(folder / "images", folder / "cache", simple.recipe(), variants=3, workers=0, progress=False)
+    prewarm(folder / "images", folder / "cache", simple.recipe(), variants=3, workers=0, progress=False)
     return Cache(folder / "cache"), paths
 
 
@@ -270,7 +263,7 @@ def test_a_pipeline_survives_dict_json_yaml_and_pickle(cache, tmp_path, settings
 
 
 def test_a_function_of_ones_own_cannot_be_serialised_and_says_so(cache):
-    with pytest.raises(InputError, match="augment.schedules: linear, cosine"):
+    with pytest.raises(InputError, match="augment.sampling.schedules: linear, cosine"):
         A.to_dict(ReplaceBackground(cache, p=lambda epoch: 0.5))
 
 

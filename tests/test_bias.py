@@ -8,18 +8,13 @@ import torch
 
 from augment import prewarm
 from augment.bias import Bias, measure
-from augment.cache import Cache
 from augment.errors import AugmentError, InputError, StoreError
+from augment.store.cache import Cache
 from tests import simple
 
 SIDE = 48
 LABELS = 8
 STEP = 20  # of green, from one class to the next, in the object and in the background
-
-
-@pytest.fixture(autouse=True)
-def simple_stages(monkeypatch):
-    simple.register(monkeypatch)
 
 
 class Squares:

@@ -11,12 +11,12 @@ from torchvision import tv_tensors
 
 from augment import Cache, prewarm
 from augment.artifacts import Matte
-from augment.composite import BLENDS, with_edge_colors
-from augment.labels import Labels, on_object, protected
-from augment.pools import Source
+from augment.imaging.composite import BLENDS, with_edge_colors
+from augment.sampling.labels import Labels, on_object, protected
+from augment.sampling.sources import Source
+from augment.testing.pictures import scene
 from augment.torchvision import ReplaceBackground
 from tests import simple
-from tests.pictures import scene
 
 IMAGE, ALPHA = scene(0)
 MATTE = with_edge_colors(Matte.from_full(ALPHA), IMAGE)
@@ -29,10 +29,8 @@ FAR[2:9, 3:30] = True
 def cache(tmp_path_factory):
     """A cache of six scenes, two variants each."""
     folder = tmp_path_factory.mktemp("scenes")
-    with pytest.MonkeyPatch.context() as patch:
-        simple.register(patch)
-        images = [PIL.Image.fromarray(scene(seed)[0]) for seed in range(6)]
-        prewarm(images, folder / "cache", simple.recipe(), variants=2, workers=0, progress=False)
+    images = [PIL.Image.fromarray(scene(seed)[0]) for seed in range(6)]
+    prewarm(images, folder / "cache", simple.recipe(), variants=2, workers=0, progress=False)
     return Cache(folder / "cache")
 
 
@@ -46,11 +44,11 @@ def test_masks_are_united_with_the_matte_and_soft_pixels_keep_their_colours(alph
         assert widened == "mask"
         assert np.where(united, 255, alpha).min() >= 128 or not np.where(united, 255, alpha).any()
         return
-    np.testing.assert_array_equal(widened.full(), np.where(united, 255, alpha))
+    np.testing.assert_array_equal(widened.uncropped(), np.where(united, 255, alpha))
     if len(matte.edge_colors):
         colors = np.zeros_like(image)
         colors[(alpha > 0) & (alpha < 255)] = matte.edge_colors
-        soft = (widened.full() > 0) & (widened.full() < 255)
+        soft = (widened.uncropped() > 0) & (widened.uncropped() < 255)
         np.testing.assert_array_equal(widened.edge_colors, colors[soft])
 
 
@@ -86,11 +84,11 @@ def test_a_box_that_the_matte_misses_is_refined_by_grabcut():
     image[second] = (40, 40, 220)
     widened = protected(MATTE, [Labels(boxes=np.array([[7.0, 43, 30, 78]]))], image)
     assert isinstance(widened, Matte)
-    held = widened.full() == 255
+    held = widened.uncropped() == 255
     assert held[second].mean() > 0.97
     assert held[(ALPHA == 0) & ~second].mean() < 0.01
     again = protected(MATTE, [Labels(boxes=np.array([[7.0, 43, 30, 78]]))], image)
-    np.testing.assert_array_equal(again.full(), widened.full())  # whatever OpenCV's generator drew before
+    np.testing.assert_array_equal(again.uncropped(), widened.uncropped())  # whatever OpenCV's generator drew before
 
 
 def test_labels_are_the_objects_only_where_they_agree_with_the_matte():

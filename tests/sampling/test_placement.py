@@ -14,9 +14,9 @@ from torchvision.transforms.v2.functional import convert_bounding_box_format as 
 
 from augment import Cache, prewarm
 from augment.artifacts import Matte
-from augment.composite import composite
 from augment.errors import InputError
-from augment.placement import Placement, PlacementDraws, place
+from augment.imaging.composite import composite
+from augment.sampling.placement import Placement, PlacementDraws, place
 from augment.torchvision import ReplaceBackground
 from tests import simple
 
@@ -29,7 +29,7 @@ placements = st.builds(
     translate=st.sampled_from(["keep", "uniform", "center"]),
     flip=st.sampled_from([0.0, 0.5, 1.0]),
     rotate=st.sampled_from([0.0, 30.0, 180.0]),
-    jut_out=st.sampled_from([0.0, 0.3]),
+    overhang=st.sampled_from([0.0, 0.3]),
 )
 boxes = st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(4, 60), st.integers(4, 50))
 
@@ -47,7 +47,7 @@ def moved_box(matte, move):
 
 
 @given(placements, boxes, draws)
-def test_the_object_stays_inside_but_for_what_may_jut_out(placement, box, drawn):
+def test_the_object_stays_inside_but_for_what_may_overhang(placement, box, drawn):
     matte = block(*box)
     move = place(placement, matte, drawn)
     if move is None:
@@ -56,7 +56,7 @@ def test_the_object_stays_inside_but_for_what_may_jut_out(placement, box, drawn)
     corners = move.corners(np.array([[x, y] for x in (left, right) for y in (top, bottom)], np.float64))
     lowest, highest = corners.min(0), corners.max(0)
     # Places of unscaled objects are rounded to whole pixels; and where alpha passes a half, a corner is a little round.
-    slack = placement.jut_out * (highest - lowest) + 0.51 + 0.4 * move.scale
+    slack = placement.overhang * (highest - lowest) + 0.51 + 0.4 * move.scale
     assert (lowest >= -slack).all()
     assert (highest <= np.array(SIZE[::-1]) + slack).all()
 
@@ -111,7 +111,7 @@ def test_flips_turns_and_scales_have_the_distributions_asked_for():
 def test_an_object_cut_off_by_the_edge_stays_at_that_edge_upright(side):
     box = {"left": (0, 30, 20, 20), "top": (30, 0, 20, 20), "right": (108, 30, 20, 20), "bottom": (30, 76, 20, 20)}
     matte = block(*box[side])
-    placement = Placement(scale=(0.5, 1.5), translate="uniform", flip=0.5, rotate=90, jut_out=0.2)
+    placement = Placement(scale=(0.5, 1.5), translate="uniform", flip=0.5, rotate=90, overhang=0.2)
     rng = np.random.default_rng(2)
     for _ in range(50):
         drawn = PlacementDraws(*rng.random(5))
@@ -143,7 +143,7 @@ def test_an_object_moved_without_scaling_comes_through_byte_for_byte(box, drawn,
     if move is None:
         return
     result = composite(image, matte, background, matrix=move.matrix)
-    labelled = matte.full() == 255
+    labelled = matte.uncropped() == 255
     sources = move.masks(np.moveaxis(image, 2, 0))
     after = move.masks(labelled)
     assert after.sum() == labelled.sum()
@@ -157,7 +157,7 @@ def test_masks_of_every_type_move_alike(placement, box, drawn):
     move = place(placement, block(*box), drawn)
     if move is None:
         return
-    solid = block(*box).full() > 0
+    solid = block(*box).uncropped() > 0
     expected = move.masks(solid)
     for dtype in (np.uint8, np.int64, np.float32):
         np.testing.assert_array_equal(move.masks((solid * 3).astype(dtype)), expected * 3)
@@ -169,7 +169,7 @@ def test_masks_of_every_type_move_alike(placement, box, drawn):
 def test_a_box_wider_than_its_object_keeps_its_distance(placement, box, drawn):
     matte = block(*box)
     move = place(placement, matte, drawn)
-    if move is None or placement.jut_out:
+    if move is None or placement.overhang:
         return
     left, top, right, bottom = matte.box
     tight, wide = move.boxes(np.array([[left, top, right, bottom], [left - 1, top - 1, right + 1, bottom + 1]], float))
@@ -186,7 +186,7 @@ def test_a_box_wider_than_its_object_keeps_its_distance(placement, box, drawn):
         ({"translate": "left"}, "translate: 'left' is not one of keep, uniform, center"),
         ({"flip": 2}, "placement: flip"),
         ({"rotate": -1}, "placement: rotate"),
-        ({"jut_out": 0.9}, "placement: jut_out"),
+        ({"overhang": 0.9}, "placement: overhang"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(settings, message):
@@ -236,11 +236,9 @@ def pictures(tmp_path_factory):
     """A cache of twelve such pictures, and the pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     found = [picture(seed) for seed in range(12)]
-    with pytest.MonkeyPatch.context() as patch:
-        simple.register(patch)
-        images = [PIL.Image.fromarray(image) for image, *_ in found]
-        recipe = simple.recipe(generate={"strength": 10})
-        report = prewarm(images, folder / "cache", recipe, workers=0, progress=False)
+    images = [PIL.Image.fromarray(image) for image, *_ in found]
+    recipe = simple.recipe(generate={"strength": 10})
+    report = prewarm(images, folder / "cache", recipe, workers=0, progress=False)
     assert report.complete == 12
     return Cache(folder / "cache"), found
 
@@ -276,7 +274,7 @@ EVERY = [
     Placement(translate="center", flip=0.5),
     Placement(rotate=180),
     Placement(scale=(0.6, 1.2), translate="uniform", flip=0.5, rotate=60),
-    Placement(scale=(0.8, 1.2), translate="uniform", flip=0.5, rotate=20, jut_out=0.2),
+    Placement(scale=(0.8, 1.2), translate="uniform", flip=0.5, rotate=20, overhang=0.2),
 ]
 
 
