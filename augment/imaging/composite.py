@@ -1,4 +1,4 @@
-"""The object over a background: pure functions on arrays. Images are `(H, W, 3)` uint8 RGB throughout."""
+"""Composite an object over a background: pure functions on arrays. All images are `(H, W, 3)` uint8 RGB."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Blend: TypeAlias = Literal["alpha", "feather", "poisson"]
 BLENDS = get_args(Blend)
 
 _PIXEL = np.dtype("V3")
-_PAD = 2  # pixels around an object that is interpolated
-_MOST_MOVED = np.array([40.0, 12.0, 12.0])  # 8-bit Lab; found by looking: further, objects turn pale or blue
+_PAD = 2  # pixels around an object before it is interpolated
+_MOST_MOVED = np.array([40.0, 12.0, 12.0])  # 8-bit Lab; chosen by eye: beyond it, objects turn pale or blue
 _POISSON_REACH = 0.08  # of the diagonal of the object's window
-_FEATHER = 0.006  # of the image's diagonal: 4 pixels at 512 x 512, about the width of a lens's own softness
+_FEATHER = 0.006  # of the image's diagonal: 4 pixels at 512 x 512, about the blur of a lens
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What goes over a background: colours `(h, w, 3)` and alpha `(h, w)`, uint8, and where their corner lies."""
+    """What goes over a background: colors `(h, w, 3)` and alpha `(h, w)`, uint8, and the position of their corner."""
 
     colors: Image
     alpha: Alpha
@@ -47,12 +47,13 @@ def composite(
     harmonize: float = 0.0,
     matrix: NDArray[np.float64] | None = None,
 ) -> Image:
-    """The object of `image` over `background`; both of the matte's size. No input is changed.
+    """The object of `image` over `background`, both of the matte's size. No input is changed.
 
-    `blend` "alpha" uses the matte as it is, "feather" lets its edge fade inwards, "poisson" halves the step in colour
-    at the edge and keeps the object's gradients. `harmonize`, 0 to 1, moves the object's colours that far towards the
-    background's, but never to another colour. `matrix` (2, 3), if given, is where the object's continuous coordinates
-    (see `augment.placement`) go. Raises InputError where sizes differ.
+    `blend` "alpha" uses the matte as it is, "feather" fades its edge inwards, "poisson" halves the step in color at the
+    edge and keeps the object's gradients. `harmonize` is how far, 0 to 1, the object's colors move towards the
+    background's; the change is bounded, so that the object keeps its own color. `matrix` (2, 3), if given, maps the
+    object's continuous coordinates (see `augment.sampling.placement`) to the composite's. Raises InputError if sizes
+    differ.
     """
     layer = object_layer(image, matte, background, blend=blend, harmonize=harmonize, matrix=matrix)
     return lay(layer, background.copy())
@@ -67,10 +68,10 @@ def object_layer(
     harmonize: float = 0.0,
     matrix: NDArray[np.float64] | None = None,
 ) -> Layer:
-    """The object as it goes over this background; the arguments are those of `composite`."""
+    """The object as a layer for this background; the arguments are those of `composite`."""
     for name, shape in (("image", image.shape), ("background", background.shape)):
         if shape != (*matte.size, 3):
-            raise InputError(f"the {name} is {shape} and the matte is for {(*matte.size, 3)}")
+            raise InputError(f"the {name} is {shape}, but the matte is for {(*matte.size, 3)}")
     left, top, right, bottom = matte.box
     colors, alpha = object_colors(image[top:bottom, left:right], matte), matte.alpha
     if alpha.size:
@@ -89,7 +90,7 @@ def object_layer(
 def lay(layer: Layer, background: Image) -> Image:
     """The layer over the background, which is changed and returned.
 
-    In eight bits, each product rounded: nothing changes where alpha is 0 or 255, elsewhere at most one grey level.
+    Computed in 8 bits, each product rounded: exact where alpha is 0 or 255, elsewhere off by at most one gray level.
     """
     if layer.alpha.size:
         window = background[layer.window]
@@ -102,7 +103,7 @@ def lay(layer: Layer, background: Image) -> Image:
 
 
 def cutout(image: Image, matte: Matte) -> NDArray[np.uint8]:
-    """The object alone, `(H, W, 4)` uint8 RGBA, with its own colours at soft edges."""
+    """Only the object, `(H, W, 4)` uint8 RGBA, with its own colors at soft edges."""
     left, top, right, bottom = matte.box
     result = np.dstack([image, matte.full()])
     result[top:bottom, left:right, :3] = object_colors(image[top:bottom, left:right], matte)
@@ -110,24 +111,24 @@ def cutout(image: Image, matte: Matte) -> NDArray[np.uint8]:
 
 
 def object_colors(crop: Image, matte: Matte) -> Image:
-    """The crop of the matte's box, its soft pixels in the object's own colour where the matte knows it."""
+    """The crop of the matte's box; soft pixels get the object's own color if the matte holds it."""
     if not len(matte.edge_colors):
         return crop
     colors = crop.copy()
-    # Pixels as single items: NumPy assigns those under a mask five times as fast as rows of three.
+    # Each pixel as one item: NumPy's masked assignment is then five times as fast as with rows of three.
     colors.view(_PIXEL)[..., 0][_soft(matte.alpha)] = matte.edge_colors.view(_PIXEL)[:, 0]
     return colors
 
 
 def with_edge_colors(matte: Matte, image: Image) -> Matte:
-    """The matte with the object's own colour at its soft pixels, so that no old background shines through there.
+    """The matte with the object's own color at its soft pixels, so that the old background does not shine through.
 
-    Blur fusion, as in Forte and Pitié, "Approximate Fast Foreground Colour Estimation" (ICIP 2021): two passes, wide
-    and narrow, of local means of object and background, each corrected by what they leave unexplained.
+    Blur fusion, as in Forte and Pitié, "Approximate Fast Foreground Colour Estimation" (ICIP 2021): local means of
+    object and background in two passes, wide and narrow, each corrected by the residual.
     """
     if matte.unusable or len(matte.edge_colors) or not _soft(matte.alpha).any():
         return matte
-    margin = 16  # background from outside the box is needed to tell the two colours apart
+    margin = 16  # background from outside the box is needed to tell the two colors apart
     left, top, right, bottom = matte.box
     top, left = max(0, top - margin), max(0, left - margin)
     crop = image[top : bottom + margin, left : right + margin].astype(np.float32)
@@ -160,11 +161,11 @@ def _soft(alpha: Alpha) -> NDArray[np.bool_]:
 
 
 def _feathered(matte: Matte) -> Alpha:
-    """The alpha fading to 0 at its own edge, over a band inside it: outside, the old background would show."""
+    """The alpha faded to 0 at its edge, over a band inside it; outside, the old background would show."""
     radius = max(1, round(_FEATHER * float(np.hypot(*matte.size))))
     padded = cv2.copyMakeBorder(matte.alpha, radius, radius, radius, radius, cv2.BORDER_CONSTANT, value=0)
     blurred = cv2.blur(padded, (2 * radius + 1, 2 * radius + 1))[radius:-radius, radius:-radius]
-    # Half of a straight edge's neighbourhood is object: what is above half runs from the edge inwards.
+    # At a straight edge, half of the neighborhood is object: what exceeds half rises from the edge inwards.
     inner = cv2.addWeighted(blurred, 2.0, blurred, 0.0, -255.0)
     return np.minimum(inner, matte.alpha)
 
@@ -172,8 +173,8 @@ def _feathered(matte: Matte) -> Alpha:
 def _harmonized(object_: Image, alpha: Alpha, background: Image, strength: float) -> Image:
     """Means and deviations in Lab moved `strength` of the way to the background's.
 
-    After Reinhard et al., "Color Transfer between Images" (2001), bounded: a flat background does not take the object's
-    own contrast, nor a colourful one its colour, by which it may be told.
+    After Reinhard et al., "Color Transfer between Images" (2001), but bounded: a flat background does not remove the
+    object's contrast, and a colorful one does not remove its color, which may identify it.
     """
     lab = cv2.cvtColor(object_, cv2.COLOR_RGB2LAB)
     mean, deviation = (values.ravel() for values in cv2.meanStdDev(lab, mask=(alpha > 127).astype(np.uint8)))
@@ -193,12 +194,12 @@ def _harmonized(object_: Image, alpha: Alpha, background: Image, strength: float
 def _warped(
     object_: Image, alpha: Alpha, matte: Matte, matrix: NDArray[np.float64]
 ) -> tuple[Image, Alpha, tuple[int, int]]:
-    """Object and alpha moved by `matrix`, in the smallest window that holds them, and its left and top."""
+    """Object and alpha moved by `matrix`, in the smallest window that holds them, and the window's left and top."""
     height, width = matte.size
     left, top, right, bottom = matte.box
-    # Colours are weighted by alpha, so that what lies around the object does not bleed into its edge.
+    # Colors are weighted by alpha, so that the surroundings of the object do not bleed into its edge.
     stack: NDArray[Any] = np.dstack([object_ * (alpha * np.float32(1 / 255))[..., None], alpha.astype(np.float32)])
-    # Interpolation would fade the sides at which the image cuts the object off: there its last pixels are repeated.
+    # Interpolation would fade the sides where the image cuts the object off, so the last pixels are repeated there.
     free = [(int(top > 0), int(bottom < height)), (int(left > 0), int(right < width)), (0, 0)]
     stack = np.pad(stack, [(_PAD * before, _PAD * after) for before, after in free])
     stack = np.pad(stack, [(_PAD - _PAD * b, _PAD - _PAD * a) for b, a in free[:2]] + [(0, 0)], mode="edge")
@@ -206,7 +207,7 @@ def _warped(
     linear = matrix[:, :2]
     offset = linear @ origin + matrix[:, 2]
     scale = float(np.sqrt(abs(np.linalg.det(linear))))
-    if scale < 1:  # averaging first, since bilinear interpolation sees four pixels only
+    if scale < 1:  # average first, because bilinear interpolation reads only four pixels
         before = np.array(stack.shape[1::-1])
         after = np.maximum(1, np.round(before * scale)).astype(int)
         stack = cv2.resize(stack, after.tolist(), interpolation=cv2.INTER_AREA)
@@ -217,7 +218,7 @@ def _warped(
     size = last - first
     if (size <= 0).any():
         return object_[:0, :0], alpha[:0, :0], (0, 0)
-    # OpenCV's coordinates are those of pixel centres.
+    # OpenCV's coordinates refer to pixel centers.
     centers = np.column_stack([linear, linear @ [0.5, 0.5] + offset - first - 0.5])
     moved = cv2.warpAffine(stack, centers, size.tolist(), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0, 0))
     weight = moved[..., 3:]
@@ -230,12 +231,13 @@ def _warped(
 
 
 def _poisson(object_: Image, alpha: Alpha, background: Image) -> Image:
-    """The object with its gradients kept, and near its edge with colours half way to the background's.
+    """The object with its gradients kept, but near its edge with colors halfway to the background's.
 
-    Pérez, Gangnet and Blake, "Poisson Image Editing" (2003), by OpenCV, on the object's window with a margin alone. Its
-    change would reach all of a plain object, and take all of a slim one's contrast: it is halved, and fades inwards.
+    OpenCV's implementation of Pérez, Gangnet and Blake, "Poisson Image Editing" (2003), run only on the object's window
+    and a margin. In full, it would change all of a plain object and remove the contrast of a slim one. It is therefore
+    halved and fades inwards.
     """
-    margin = 3  # OpenCV needs pixels around the mask, and clears its outermost ones
+    margin = 3  # OpenCV needs pixels around the mask and clears the outermost ones
     solid = np.pad((alpha >= 128).astype(np.uint8) * np.uint8(255), margin)
     left, top, width, height = cv2.boundingRect(solid)
     if min(width, height) < 3:
@@ -247,6 +249,6 @@ def _poisson(object_: Image, alpha: Alpha, background: Image) -> Image:
     reach = max(1.0, _POISSON_REACH * float(np.hypot(*background.shape[:2])))
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)  # 1 at the edge
     share = 0.5 * np.exp((1 - depth) / reach)
-    # Soft pixels outside the mask get the background's colour from it, and would fade twice.
+    # Soft pixels outside the mask already have the background's color here, and would fade twice.
     share[solid == 0] = 0
     return cv2.blendLinear(cloned, source, share, 1 - share)[margin:-margin, margin:-margin]

@@ -1,4 +1,4 @@
-"""Bring a picture to another size: cropped, or stretched."""
+"""Change an image to another size by cropping or stretching."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from augment.artifacts import Image
 
 
 def cover(image: Image, height: int, width: int, x: float = 0.5, y: float = 0.5) -> Image:
-    """The largest part of `image` with the aspect of `(height, width)`, resized to that size.
+    """The largest part of `image` with the aspect ratio of `(height, width)`, resized to that size.
 
-    `(H, W, 3)` uint8 to `(height, width, 3)` uint8. `x` and `y`, 0 to 1, say where the part is taken: 0 left or top,
-    1 right or bottom.
+    `(H, W, 3)` uint8 to `(height, width, 3)` uint8. `x` and `y`, 0 to 1, set the position of the part: 0 is left or
+    top, 1 right or bottom.
     """
-    scale = min(image.shape[0] / height, image.shape[1] / width)  # pixels of `image` for one of the result
+    scale = min(image.shape[0] / height, image.shape[1] / width)  # pixels of `image` per pixel of the result
     part_height = min(image.shape[0], max(1, round(height * scale)))
     part_width = min(image.shape[1], max(1, round(width * scale)))
     top = round((image.shape[0] - part_height) * y)
@@ -22,13 +22,13 @@ def cover(image: Image, height: int, width: int, x: float = 0.5, y: float = 0.5)
     part = image[top : top + part_height, left : left + part_width]
     if part.shape[:2] == (height, width):
         return np.ascontiguousarray(part)
-    # Averaging is what a smaller picture needs (no aliasing), Lanczos what a larger one does.
+    # Averaging avoids aliasing when shrinking; Lanczos is sharper when enlarging.
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LANCZOS4
     return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.uint8)
 
 
 def stretch(image: Image, height: int, width: int) -> Image:
-    """`image`, `(H, W)` or `(H, W, 3)` uint8, resized to that size without a crop, so that a mask still fits it."""
+    """`image`, `(H, W)` or `(H, W, 3)` uint8, resized to that size without cropping, so that a mask still fits it."""
     if image.shape[:2] == (height, width):
         return image
     method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC

@@ -1,4 +1,4 @@
-"""Named lights: the words that a prompt uses for them, and what each does to an image without a model."""
+"""Named lights: the words for them in a prompt, and how each changes an image without a model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from augment.artifacts import Image
 Kind = Literal["any", "outdoor", "indoor"]
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
-_REACH = (
-    0.65  # how far, in stops, a light takes an image towards its own brightness: a dark wood stays darker than snow
-)
-_MAX_STOPS = (-1.8, 0.9)  # brightening shows noise and JPEG blocks sooner than darkening does
+_REACH = 0.65  # share of the way, in stops, to the light's own brightness: a dark wood stays darker than snow
+_MAX_STOPS = (-1.8, 0.9)  # brightening reveals noise and JPEG blocks sooner than darkening
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What a light does to an image. Every number is neutral at the default.
+    """How a light changes an image. The defaults change nothing.
 
-    brightness: mean of the sRGB luma that the light aims at, 0 to 1; `None` leaves exposure alone.
-    stops: exposure on top of that, in stops.
-    warmth: blue (-1) to amber (1), about a third of a stop in red against half a stop in blue at either end.
+    brightness: target for the mean sRGB luma, 0 to 1; None leaves the exposure unchanged.
+    stops: additional exposure, in stops.
+    warmth: blue (-1) to amber (1); at either end, about a third of a stop in red and half a stop in blue.
     tint: green (-1) to magenta (1).
-    contrast: -1 (flat) to 0.8, about the mean.
-    saturation: factor on the distance from grey.
+    contrast: -1 (flat) to 0.8, around the mean.
+    saturation: factor on the distance from gray.
     haze: share of airlight at the top of the image, 0 to 1; less towards the bottom, which is usually nearer.
     air: sRGB color of that airlight.
     side, pool: share of light lost at the far side, or away from a spot, 0 to 1.
@@ -50,7 +48,7 @@ class Grade:
 
 @dataclass(frozen=True)
 class Light:
-    """A light by name: `phrase` is how a prompt says it, `words` the pattern by which it is recognised in any text."""
+    """A named light: `phrase` is its wording in a prompt, `words` the pattern that recognizes it in any text."""
 
     name: str
     phrase: str
@@ -170,7 +168,7 @@ _KINDS_OF_LIGHT = "|".join(light.words for light in LIGHTS)
 _ADJECTIVES = (
     "low|soft|clear|warm|cool|cold|even|pale|pink|dark|thin|faint|dim|bright|light|thick|drifting|golden|late|early"
 )
-# The words before a light that belong to it ("in the soft …"), the light, and what may be left of its phrase.
+# The words before a light that belong to it ("in the soft …"), the light, and the possible rest of its phrase.
 _CLAUSE = re.compile(
     rf"(?:,\s*)?(?:\b(?:at|in|under|during|by|with|before|after)\s+)?(?:\b(?:an?|the)\s+)?(?:\b(?:{_ADJECTIVES})\s+)*"
     rf"\b(?:{_KINDS_OF_LIGHT})\b(?:\s+(?:sky|skies|sun|light|lighting|weather|clouds|tubes)\b)*",
@@ -179,22 +177,22 @@ _CLAUSE = re.compile(
 
 
 def find_lights(text: str) -> list[Light]:
-    """The lights that a text names, in the order of their first words."""
+    """The lights that a text names, in order of appearance."""
     found = [(match.start(), light) for light in LIGHTS if (match := _PATTERNS[light.name].search(text))]
     return [light for _, light in sorted(found, key=lambda pair: pair[0])]
 
 
 def without_lights(text: str) -> str:
-    """The text less the words that name a light: "a beach at sunset" becomes "a beach"."""
+    """The text without the words that name a light: "a beach at sunset" becomes "a beach"."""
     return re.sub(r"\s+([,.;])|\s{2,}", lambda match: match[1] or " ", _CLAUSE.sub(" ", text)).strip(" ,")
 
 
 def relight(image: Image, text: str, seed: int) -> Image:
-    """The `(H, W, 3)` uint8 RGB image in the lights that `text` names; the seed draws their direction and strength.
+    """The `(H, W, 3)` uint8 RGB image in the lights that `text` names. The seed sets their direction and strength.
 
-    Several lights are averaged. A text that names none gets a slight change of exposure and color, so that two
-    backgrounds made of one image still differ. Exposure and contrast clip nothing, and the result is dithered by half a
-    level, which keeps smooth skies free of bands.
+    Several lights are averaged. If the text names none, exposure and color change slightly, so that two backgrounds
+    made from one image still differ. Exposure and contrast clip nothing. The result is dithered by half a level, which
+    avoids banding in smooth skies.
     """
     rng = np.random.default_rng(seed)
     lights = find_lights(text)
@@ -210,7 +208,7 @@ def _average(grades: list[Grade]) -> Grade:
     if len(grades) == 1:
         return grades[0]
     values = {f.name: np.mean([getattr(grade, f.name) for grade in grades], axis=0) for f in fields(Grade)}
-    # Fog stays fog and a lamp stays a lamp beside another light.
+    # Fog stays fog, and a lamp stays a lamp, when combined with another light.
     values |= {name: max(getattr(grade, name) for grade in grades) for name in ("haze", "side", "pool")}
     values["air"] = max(grades, key=lambda grade: grade.haze).air
     return Grade(**values)
@@ -225,7 +223,7 @@ def _apply(image: Image, grade: Grade, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     small = cv2.resize(image, (min(width, 64), min(height, 64)), interpolation=cv2.INTER_AREA)
     mean = float((small.reshape(-1, 3).mean(axis=0) / 255) @ _LUMA)
-    # One table a channel holds all that depends on a pixel's own value; the rest is linear in what comes out of it.
+    # One table per channel covers everything that depends on the pixel's own value; the rest is linear in its output.
     coded = cv2.LUT(image, _curves(grade, mean))
     keep = grade.saturation
     planes = cv2.split(cv2.transform(coded, keep * np.eye(3) + (1 - keep) * np.tile(_LUMA, (3, 1))))
@@ -235,7 +233,7 @@ def _apply(image: Image, grade: Grade, rng: np.random.Generator) -> Image:
     lit = []
     for plane, air in zip(planes, grade.air, strict=True):
         added = dither + haze * np.float32(air)
-        # Rounds, and saturates what the saturation matrix pushed out of the range.
+        # Rounds, and clips values that the saturation matrix pushed out of range.
         lit.append(cv2.add(np.multiply(plane, gain), added, dtype=cv2.CV_8U))
     return np.asarray(cv2.merge(lit), np.uint8)
 
@@ -249,11 +247,11 @@ def _curves(grade: Grade, mean: float) -> NDArray[np.float32]:
     balance = 2.0 ** np.array([0.36 * grade.warmth + 0.1 * grade.tint, -0.16 * grade.tint, -0.56 * grade.warmth])
     gains = 2.0**stops * balance / (balance @ _LUMA)
     light = _linear(np.arange(256) / 255)[:, None]
-    # Above 1 a gain is bent so that white stays white and nothing clips; below 1 it needs no bending.
+    # A gain above 1 is bent so that white stays white and nothing clips; a gain below 1 needs no bending.
     light = np.where(gains > 1, gains * light / (1 + (gains - 1) * light), gains * light)
     coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     pivot = float(np.interp(mean, np.arange(256) / 255, coded @ _LUMA))
-    # Contrast keeps 0 and 1 in place when it rises, so that it cannot clip, and draws towards the mean when it falls.
+    # More contrast keeps 0 and 1 in place, so that nothing clips; less contrast pulls towards the mean.
     bend = 4 * coded * (1 - coded) * grade.contrast if grade.contrast > 0 else grade.contrast
     coded = coded + bend * (coded - pivot)
     return np.asarray(255 * coded[None], np.float32)
@@ -265,13 +263,13 @@ def _linear(coded: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _haze(grade: Grade, height: int) -> NDArray[np.float32]:
-    """`(H,)` share of airlight: full down to a third of the height, where horizons are, then less."""
+    """`(H,)` share of airlight: full in the top third, where horizons usually are, and less below."""
     down = np.clip((np.linspace(0, 1, height) - 0.3) / 0.7, 0, 1)
     return np.asarray(grade.haze * (1 - 0.75 * down * down * (3 - 2 * down)), np.float32)
 
 
 def _falloff(grade: Grade, height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """`(H, W)` factor on sRGB values, 1 where the light is and less where it falls away."""
+    """`(H, W)` factor on sRGB values: 1 at the light, less where it falls off."""
     angle = rng.choice([0.0, np.pi]) + rng.uniform(-0.7, 0.7)
     centre_x, centre_y = rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.6)
     x = np.linspace(0, 1, width, dtype=np.float32)[None]

@@ -1,4 +1,4 @@
-"""Which pixels of a picture to lay where: patches found by their overlap, and cut along the seam that shows least.
+"""Choose which pixels to copy where: patches are found by their overlap and cut along the least visible seam.
 
 Works on a reduced image. Sources: image quilting (Efros and Freeman, SIGGRAPH 2001), graph-cut textures (Kwatra et al.,
 SIGGRAPH 2003) and shift-map editing (Pritch et al., ICCV 2009).
@@ -19,32 +19,32 @@ from augment.artifacts import Image
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-WORK_SIDE = 128  # longer side of the image that patches are cut on; they are searched at half of it
+WORK_SIDE = 128  # longer side of the work image, on which patches are cut; the search runs at half that size
 SMALLEST_WINDOW = 8  # in work pixels: a smaller patch carries no structure
-DETAIL = 20.0  # grey levels: the strength that faint detail is brought to before it is compared
-UNSEEN = 40.0  # grey levels: the difference supposed where there is no overlap to measure it in
-CROSS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)  # a pixel's four neighbours
+DETAIL = 20.0  # gray levels: the strength to which faint detail is amplified before it is compared
+UNSEEN = 40.0  # gray levels: the difference assumed if there is no overlap to measure it
+CROSS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)  # a pixel's four neighbors
 
 
 @dataclass(frozen=True)
 class PatchCosts:
-    """What a bad patch costs, in gray levels, to be weighed against the difference in the overlap."""
+    """The costs of a bad patch, in gray levels, which are added to the difference in the overlap."""
 
-    window: float  # side of what one patch fills at most, as a share of the image's shorter side
-    height: float = 300.0  # for a patch moved up or down by the image's whole height: keeps the sky up
-    gap: float = 60.0  # for a patch that fills nothing of what its window lacks
+    window: float  # largest side that one patch fills, as a share of the image's shorter side
+    height: float = 300.0  # for a patch moved up or down by the image's full height: keeps the sky at the top
+    gap: float = 60.0  # for a patch that fills none of the missing pixels in its window
     noise: float = 0.0  # amplitude of the random part
-    stay: float = 0.0  # for a patch that is not moved at all: a new picture should not repeat the old one
-    repeat: float = 0.0  # for a patch all of which has been used before
+    stay: float = 0.0  # for a patch that is not moved at all: a new image should not repeat the old one
+    repeat: float = 0.0  # for a patch whose pixels have all been used before
     turn: float = 0.0  # for a mirrored patch
-    repairs: int = 8  # how many of the worst spots on seams are tried again
+    repairs: int = 8  # how many of the worst spots on seams are redone
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Pixels moved as a whole: target `(y, x)` takes `(y + dy, x + dx)` of a source where `mask` is set.
+    """Pixels moved together: target `(y, x)` takes `(y + dy, x + dx)` of a source where `mask` is set.
 
-    `mask` covers the window whose corner is `(top, left)`; all of it in pixels of the work image.
+    `mask` covers the window whose corner is `(top, left)`. All values are in pixels of the work image.
     """
 
     source: int
@@ -57,10 +57,10 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """The work image as it grows: colors, which pixels are there, and which of those must stay.
+    """The work image as it is filled: colors, which pixels are known, and which of those must not change.
 
-    `right` and `below` are the colors that each pixel had beside it where it came from: where the canvas shows others,
-    there is a seam.
+    `right` and `below` are the colors of each pixel's neighbors in its source. If the canvas has other colors there, it
+    has a seam.
     """
 
     colors: Floats
@@ -78,7 +78,7 @@ class Canvas:
         return Canvas(self.colors, self.right, self.below, self.known & ~(gone & ~self.fixed), self.fixed)
 
     def laid(self, chosen: Mask, patch: Canvas) -> Canvas:
-        """This canvas with the chosen pixels of a patch of the same size laid on it."""
+        """This canvas with the chosen pixels of a patch of the same size copied onto it."""
         at = chosen[..., None]
         return Canvas(
             np.where(at, patch.colors, self.colors),
@@ -89,7 +89,7 @@ class Canvas:
         )
 
     def seams(self) -> Floats:
-        """How much each pixel differs from what its neighbours to the left and above had there: 0 off the seams."""
+        """How much each pixel differs from what its left and upper neighbors had there in their source: 0 off seams."""
         both = self.known[:, :-1] & self.known[:, 1:], self.known[:-1] & self.known[1:]
         cost = np.zeros(self.known.shape, np.float32)
         cost[:, 1:] += np.sqrt(_squares(self.right[:, :-1] - self.colors[:, 1:])) * both[0]
@@ -98,7 +98,7 @@ class Canvas:
 
 
 def crop_padded(array: NDArray[Any], box: tuple[int, int, int, int]) -> NDArray[Any]:
-    """The window `(top, left, bottom, right)` of an array, zero where it reaches over the edge."""
+    """The window `(top, left, bottom, right)` of an array, zero beyond the array's edge."""
     top, left, bottom, right = box
     out = np.zeros((bottom - top, right - left, *array.shape[2:]), array.dtype)
     y0, y1 = max(0, top), min(array.shape[0], bottom)
@@ -114,12 +114,12 @@ def _squares(colors: Floats) -> Floats:
 
 
 def next_pixel(array: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Each pixel's neighbour below (axis 0) or to the right (axis 1); its own value at the edge."""
+    """Each pixel's neighbor below (axis 0) or to the right (axis 1); its own value at the edge."""
     return np.concatenate([array[1:], array[-1:]]) if axis == 0 else np.concatenate([array[:, 1:], array[:, -1:]], 1)
 
 
 def both(mask: Mask, axis: int) -> Mask:
-    """Where a pixel of the mask has its neighbour in it, too."""
+    """Where both a pixel and its neighbor are in the mask."""
     return np.asarray(mask & next_pixel(mask, axis))
 
 
@@ -130,23 +130,24 @@ def work_size(height: int, width: int) -> tuple[int, int]:
 
 
 def shrink(image: Image, visible: Mask) -> Canvas:
-    """An image with some visible pixel, at work size.
+    """An image with at least one visible pixel, at work size.
 
-    A pixel is known there if all that it stands for, and a little more, is visible; if none is, with less.
+    A pixel is known if all the pixels that it covers, and a few around them, are visible. If that leaves none, the rule
+    is relaxed.
     """
     height, width = work_size(*visible.shape)
     colors = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     known = visible
     if (height, width) != visible.shape:
         share = cv2.resize(visible.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        # One pixel less on each side: seams are smoothed when they are brought to full size.
+        # One pixel less on each side, because seams are smoothed at full size.
         clear = cv2.erode((share > 0.999).astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
         known = next(mask for mask in (clear > 0, share > 0.999, share > 0) if mask.any())
     return _with_neighbours(_detailed(colors * known[..., None], known.astype(np.float32)), known)
 
 
 def _detailed(colors: Floats, share: Floats) -> Floats:
-    """Faint detail made as strong as the rest: a cut through a dim mast shows, a difference in light is evened out."""
+    """Faint detail amplified: a cut through a dim mast would be visible, but differences in light are evened out."""
     around = cv2.GaussianBlur(share, (0, 0), 3) + 1e-6
     smooth = cv2.GaussianBlur(colors, (0, 0), 3) / around[..., None]
     detail = (colors - smooth) * share[..., None]
@@ -155,7 +156,7 @@ def _detailed(colors: Floats, share: Floats) -> Floats:
 
 
 def mirrored(source: Canvas) -> Canvas:
-    """The source turned left to right."""
+    """The source mirrored left to right."""
     known = source.known[:, ::-1]
     return _with_neighbours(np.ascontiguousarray(source.colors[:, ::-1]), np.ascontiguousarray(known))
 
@@ -168,10 +169,10 @@ def _with_neighbours(colors: Floats, known: Mask) -> Canvas:
 def choose_patches(
     sources: Sequence[Canvas], canvas: Canvas, costs: PatchCosts, rng: np.random.Generator
 ) -> list[Patch]:
-    """Patches of the sources' known pixels, in the order to lay them, that fill what is not known of the canvas.
+    """Patches of the sources' known pixels that fill the unknown part of the canvas, in the order to copy them.
 
-    Each is laid where the canvas borders what is missing, with the offset whose pixels agree best with what is there,
-    and cut where the two differ least. At the end the worst spots on the seams are taken out and filled again.
+    Each patch is placed at the border of the missing part, with the offset whose pixels agree best with the canvas, and
+    cut where the two differ least. At the end, the worst spots on the seams are removed and filled again.
     """
     search = _Search(sources, costs)
     patches: list[Patch] = []
@@ -200,13 +201,13 @@ def choose_patches(
 
 
 def _gaps(known: Mask) -> bool:
-    """Whether anything is missing that is three pixels wide; what is thinner is closed when the patches are laid."""
+    """Whether a gap at least three pixels wide is left; thinner ones are closed when the patches are joined."""
     missing = cv2.copyMakeBorder((~known).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     return bool(cv2.erode(missing, np.ones((3, 3), np.uint8))[1:-1, 1:-1].any())
 
 
 def _next_center(known: Mask, depth: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A missing pixel about `depth` from what is known, so that a window around it sees some of both."""
+    """A missing pixel about `depth` from the known ones, so that a window around it contains some of both."""
     if not known.any():
         height, width = known.shape
         return int(height * rng.uniform(0.4, 0.6)), int(width * rng.uniform(0.25, 0.75))
@@ -219,17 +220,17 @@ def _next_center(known: Mask, depth: int, rng: np.random.Generator) -> tuple[int
 def _fill_one(
     search: _Search, canvas: Canvas, center: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Canvas, Patch]:
-    """Lay the patch that suits a window around a missing pixel best, after the cut."""
+    """Add the patch that fits best, after the cut, in a window around a missing pixel."""
     half = search.side // 2
-    # What one patch is to fill, and how near each known pixel is to it.
+    # The pixels that one patch should fill, and how near each known pixel is to them.
     need = np.zeros_like(canvas.known)
     area = np.s_[max(0, center[0] - half) : center[0] + half + 1, max(0, center[1] - half) : center[1] + half + 1]
     need[area] = ~canvas.known[area]
-    # A small gap is judged by what is close to it, and leaves the cut little room.
+    # A small gap is compared only with its close surroundings, and leaves little room for the cut.
     rim = int(np.clip(np.sqrt(need.sum()), 3, search.side // 4))
     distance = cv2.distanceTransform((~need).astype(np.uint8), cv2.DIST_L2, 5)
     left, top, width, height = cv2.boundingRect((distance <= rim).astype(np.uint8))
-    # One pixel wider than the patch, so that the cut knows what lies beyond.
+    # One pixel wider than the patch, so that the cut sees what is beyond it.
     box = top - 1, left - 1, top + height + 1, left + width + 1
     near = np.exp(-distance / (0.35 * rim)) * (canvas.known & (distance <= rim))
     reach = crop_padded((distance <= rim) & ~canvas.fixed, box)
@@ -242,13 +243,13 @@ def _fill_one(
         filled = float((chosen & ~here.known).sum())
         if not filled:
             continue
-        # The longer the side of what it fills, the more seam a patch may have; what it leaves open is seam to come.
+        # The larger the area a patch fills, the more seam it may have. What it leaves open will become seam later.
         seam = float(here.laid(chosen, there).seams().sum()) - before
         open_ = cv2.dilate((gap & ~chosen).astype(np.uint8), CROSS.astype(np.uint8)) > 0
         cost += (seam + UNSEEN * float((open_ & here.known).sum())) / (2 * np.sqrt(filled))
         if best is None or cost < best[0]:
             best = cost, index, dy, dx, chosen
-    if best is None:  # too little is visible to be found at half size: the pixels nearest in height will do
+    if best is None:  # too little is visible to be found at half size: use the pixels nearest in height
         ys, xs = np.nonzero(search.sources[0].known)
         at = int(np.argmin(np.abs(ys - center[0]) + np.abs(xs - center[1]) / 1e3))
         index, dy, dx = 0, int(ys[at]) - center[0], int(xs[at]) - center[1]
@@ -264,7 +265,7 @@ def _fill_one(
 
 
 class _Search:
-    """Finds offsets on images of half the work size, comparing all of them at once through the Fourier transform."""
+    """Finds offsets on images of half the work size, comparing all of them at once with the Fourier transform."""
 
     candidates = 3
 
@@ -320,25 +321,25 @@ class _Search:
         weights, squares, wants, *mixed = (np.conj(spectrum) for spectrum in self._spectra(layers))
         dy, dx = np.abs(self.dy)[:, None] / height, np.abs(self.dx)[None] / width
         y, x = min(center[0] // 2, height - 1), min(center[1] // 2, width - 1)
-        # Where little is visible many small patches are laid; then filling much comes to matter more.
+        # If little is visible, many small patches are used; filling a large area then matters more.
         gap = costs.gap * (1 + min(self.laid / 15, 3))
         base_costs, totals = [], []
         for index, (visible, bright, *channels) in enumerate(self.spectra):
             sums = weights * bright + squares * visible
             sums += sum(a * b for a, b in zip(mixed, channels, strict=True))
             overlap = np.fft.irfft2(weights * visible, self.padded)
-            # Where the two hardly overlap, nothing is known of how well they agree: supposed to be UNSEEN.
+            # If the two hardly overlap, there is no way to know how well they agree: UNSEEN is assumed.
             few = 0.1 * weight.sum() + 1e-3
             squared = np.maximum(np.fft.irfft2(sums, self.padded), 0) + few * UNSEEN**2
             difference = np.sqrt(squared / (np.maximum(overlap, 0) + few))
             filled = np.fft.irfft2(wants * visible, self.padded) / wanted.sum()
             cost = gap * (1 - filled) + costs.height * np.maximum(0, dy - 0.03)
-            # A mirrored patch is new already, wherever it lies.
+            # A mirrored patch is new wherever it is.
             cost += costs.turn if index else costs.stay * np.exp(-((dx / 0.15) ** 2) - (dy / 0.15) ** 2)
             if costs.repeat:
                 cost += costs.repeat * np.fft.irfft2(wants * self.used_spectra[index], self.padded) / wanted.sum()
             if costs.noise:
-                # Chance decides where the picture begins; from there on, what agrees.
+                # The first patch is mostly random; the following ones depend mostly on how well they agree.
                 noise = costs.noise if not weight.any() else 0.3 * costs.noise
                 grid = rng.normal(0, noise, (5, 9)).astype(np.float32)
                 cost += cv2.resize(grid, self.padded[::-1], interpolation=cv2.INTER_CUBIC)
@@ -363,14 +364,14 @@ class _Search:
     def _refine(
         self, index: int, canvas: Canvas, near: Floats, center: tuple[int, int], dy: int, dx: int
     ) -> tuple[int, int]:
-        """The best offset within two work pixels of one that was found at half size, judged on a sample of pixels."""
+        """The best offset within two work pixels of one found at half size, compared on a sample of pixels."""
         height, width = canvas.known.shape
         source = self.sources[index]
         at = np.flatnonzero(near > 0.15)
         at = at[:: max(1, len(at) // 300)]
         moves = np.arange(-2, 3)
         dys, dxs = (grid.ravel() for grid in np.meshgrid(dy + moves, dx + moves, indexing="ij"))
-        # The center comes first: an offset that does not fill it is out.
+        # The center comes first: an offset that does not fill it is discarded.
         ys = np.concatenate([[center[0]], at // width]) + dys[:, None]
         xs = np.concatenate([[center[1]], at % width]) + dxs[:, None]
         inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
@@ -386,11 +387,11 @@ class _Search:
 
 
 def _cut(canvas: Canvas, patch: Canvas, usable: Mask) -> Mask:
-    """Where the patch is laid: all that only it can fill, and its side of the minimum cut through the overlap."""
+    """The pixels taken from the patch: all that only it can fill, and its side of the minimum cut in the overlap."""
     if not (canvas.known & usable).any():
         return usable
     masks = [canvas.known.astype(np.uint8) * 255, usable.astype(np.uint8) * 255]
     finder = cv2.detail.GraphCutSeamFinder("COST_COLOR")
-    # Arrays are taken as they are, whatever the stubs say.
+    # It accepts plain arrays, although the stubs do not say so.
     chosen = finder.find([canvas.colors, patch.colors], [(0, 0), (0, 0)], masks)[1]  # type: ignore[list-item, arg-type]
     return np.asarray(chosen.get() > 0)

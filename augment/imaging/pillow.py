@@ -1,4 +1,4 @@
-"""From a Pillow image to an array and back, with fewer copies than Pillow itself makes."""
+"""Convert Pillow images to arrays and back, with fewer copies than Pillow itself makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from augment.artifacts import Image
 
 
 class _ArrowArray(ctypes.Structure):
-    """As https://arrow.apache.org/docs/format/CDataInterface.html lays it out."""
+    """The struct defined in https://arrow.apache.org/docs/format/CDataInterface.html."""
 
 
 _ArrowArray._fields_ = [
@@ -33,21 +33,21 @@ _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
 def rgb_array(image: PIL.Image.Image) -> Image:
-    """`(H, W, 3)` uint8 of an image of mode RGB.
+    """`(H, W, 3)` uint8 from an image of mode RGB.
 
-    By the Arrow C data interface: Pillow keeps four bytes a pixel and exports them, as lists of four, without a copy
-    where they lie in one block.
+    Uses the Arrow C data interface: Pillow stores four bytes per pixel and exports them as lists of four, without a
+    copy if they are in one block.
     """
     if not image.width or not image.height:
         return np.asarray(image)
     try:
         _, capsule = image.__arrow_c_array__()
-    except ValueError:  # larger than a block (16 MB)
+    except ValueError:  # larger than one block (16 MB)
         return np.asarray(image)
     array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
     memory = (ctypes.c_uint8 * (4 * array.length)).from_address(array.children[0].contents.buffers[1])
     pixels = np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))  # a copy: `capsule` holds the memory only until here
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))  # a copy: `capsule` keeps the memory only until here
 
 
 def rgb_image(array: Image) -> PIL.Image.Image:

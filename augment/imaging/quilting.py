@@ -1,4 +1,4 @@
-"""Pictures pieced together from the visible part of another; every function is pure."""
+"""Images pieced together from the visible part of another image; all functions are pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from augment.imaging.seams import join_patches
 
 
 def resynthesize(image: Image, visible: Mask, costs: PatchCosts, rng: np.random.Generator) -> Image:
-    """A new image of the same size, made only of the image's visible pixels."""
+    """A new image of the same size, made only from the image's visible pixels."""
     source = shrink(image, visible)
     nothing = np.zeros_like(source.known)
     images, visibles = ([array, np.ascontiguousarray(array[:, ::-1])] for array in (image, visible))
@@ -22,7 +22,7 @@ def resynthesize(image: Image, visible: Mask, costs: PatchCosts, rng: np.random.
 
 
 def fill(image: Image, hole: Mask, costs: PatchCosts, rng: np.random.Generator) -> Image:
-    """The image with its hole filled from what is visible; every pixel outside the hole stays as it is."""
+    """The image with its hole filled from its visible pixels; pixels outside the hole do not change."""
     source = shrink(image, ~hole)
     patches = choose_patches([source], source, costs, rng)
     return join_patches([image], [~hole], patches, image, ~hole, reach=1.0)

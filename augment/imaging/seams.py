@@ -1,4 +1,4 @@
-"""Patches copied at full size, so that texture stays sharp, and the light evened out across their seams.
+"""Copy patches at full size, so that texture stays sharp, and even out the light across their seams.
 
 Source: gradient-domain blending (Pérez et al., SIGGRAPH 2003), with the screening of Bhat et al. (ECCV 2008).
 """
@@ -13,16 +13,16 @@ import numpy as np
 from augment.artifacts import Image
 from augment.imaging.patches import CROSS, Floats, Mask, Patch, both, crop_padded, next_pixel, work_size
 
-LARGEST_STEP = 25.0  # grey levels a pixel; what differs by more is an edge, and evening it out would make a halo
+LARGEST_STEP = 25.0  # gray levels per pixel; a larger step is an edge, and evening it out would make a halo
 
 
 def join_patches(
     images: Sequence[Image], visibles: Sequence[Mask], patches: Sequence[Patch], start: Image, known: Mask, reach: float
 ) -> Image:
-    """Copy the patches at full size over `start`, whose `known` pixels stay as they are, and even out their seams.
+    """Copy the patches at full size over `start`, without changing its `known` pixels, and even out their seams.
 
-    `images` are the sources, `(H, W, 3)` uint8, of which the `visibles`, `(H, W)` bool, are used. `reach`, a share of
-    the shorter side, is how far from a seam its difference in light is spread.
+    `images` are the sources, `(H, W, 3)` uint8; only their `visibles`, `(H, W)` bool, are used. `reach` is how far from
+    a seam its difference in light is spread, as a share of the shorter side.
     """
     height, width = known.shape
     work = work_size(height, width)
@@ -56,7 +56,7 @@ def join_patches(
 
 
 def _within_reason(steps: Floats, axis: int) -> Floats:
-    """The steps with large ones faded out, as they are edges of things; none over the edge of the image."""
+    """The steps, with large ones faded out because they are edges of things, and none across the image's edge."""
     steps = steps / (1 + (steps / LARGEST_STEP) ** 2)
     steps[(-1, slice(None)) if axis == 0 else (slice(None), -1)] = 0
     return steps
@@ -86,7 +86,7 @@ def _enlarge(
     padded[:, 0] += padded[:, 1] * (patch.left == 0)
     padded[:, -1] += padded[:, -2] * (right == work[1])
     sy, sx = scale
-    # The centre of full-size pixel i lies at (i + 0.5) / scale - 0.5 of the work image.
+    # The center of full-size pixel i is at (i + 0.5) / scale - 0.5 in the work image.
     matrix = np.array(
         [
             [1 / sx, 0, (corner[1] + 0.5) / sx + 0.5 - patch.left],
@@ -100,9 +100,9 @@ def _enlarge(
 
 
 def _even(steps: Sequence[Floats], free: Mask, stiffness: float) -> Floats:
-    """The smooth correction whose steps down and across come nearest to those given; nothing where not `free`.
+    """The smooth correction whose steps down and across are closest to those given; 0 where not `free`.
 
-    The screened Poisson equation, coarse to fine: each level only finishes what the one above began.
+    The screened Poisson equation, solved coarse to fine: each level only refines the one above it.
     """
     levels = [(*steps, free.astype(np.float32))]
     while min(levels[-1][2].shape) > 8:
@@ -125,7 +125,7 @@ def _even(steps: Sequence[Floats], free: Mask, stiffness: float) -> Floats:
 
 
 def _coarser_steps(down: Floats) -> Floats:
-    """Steps down between pixels twice the size: the sum of the steps on the way from centre to centre."""
+    """Steps down between pixels of twice the size: the sum of the steps from center to center."""
     rows = (len(down) + 1) // 2
     padded = np.concatenate([down, np.zeros_like(down[:3])])
     summed = 0.5 * padded[0 : 2 * rows : 2] + padded[1 : 2 * rows : 2] + 0.5 * padded[2 : 2 * rows + 1 : 2]
@@ -133,7 +133,7 @@ def _coarser_steps(down: Floats) -> Floats:
 
 
 def _halve_rows(array: Floats) -> Floats:
-    """Each row the mean of two; an odd last one stands for itself."""
+    """Each row is the mean of two; an odd last row is kept as it is."""
     if len(array) % 2:
         array = np.concatenate([array, array[-1:]])
     return np.asarray((array[0::2] + array[1::2]) / 2, np.float32)
