@@ -1,4 +1,4 @@
-"""Parts for guard and enrichment that a test sets: what is found, what is answered, how it is painted."""
+"""Substages of guard and enrichment with fixed results: what is found, what is answered, how it is painted."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pytest
 
-from augment.detect import Detection
 from augment.errors import ItemFailed
-from augment.stages.base import Stage
-from augment.stages.detector import DETECTORS
-from augment.stages.enrich.chats import CHATS
-from augment.stages.enrich.repaint import INPAINTERS
+from augment.models.mask_rcnn import Detection
+from augment.stages.detect import Detector
+from augment.stages.enrich.chat import ChatModel
+from augment.stages.enrich.inpainters import ObjectInpainter
 
-CALLS: Counter[str] = Counter()  # calls by part
+CALLS: Counter[str] = Counter()  # calls by substage
 QUESTIONS: list[list[dict[str, str]]] = []
 
 
@@ -28,17 +26,17 @@ def detection(label, box, size=(96, 112), score=0.9):
 
 
 @dataclass(frozen=True)
-class SetDetector(Stage):
-    """Finds `labels`, each in a rectangle at a place and of a size of its own; `half` leaves the images empty whose
-    pixels have an even sum."""
+class SetDetector(Detector):
+    """Finds `labels`, each in a rectangle with its own place and size; `half` finds nothing in images whose pixels have
+    an even sum."""
 
-    backend: ClassVar[str] = "set"
+    backend: ClassVar[str] = "fixed-detector"
     classes: ClassVar[tuple[str, ...]] = ("person", "dog", "car", "cup", "traffic light")
 
     labels: tuple[str, ...] = ("person", "car", "person")
     half: bool = False
 
-    def __call__(self, images):
+    def __call__(self, *, images, **_):
         CALLS["detector"] += 1
         return [[] if self.half and image.sum() % 2 == 0 else self._found(image.shape[:2]) for image in images]
 
@@ -52,26 +50,26 @@ class SetDetector(Stage):
 
 
 @dataclass(frozen=True)
-class SetChat(Stage):
+class SetChat(ChatModel):
     """Gives the same answer to everything; "fail" fails."""
 
-    backend: ClassVar[str] = "set"
+    backend: ClassVar[str] = "fixed-chat"
 
     answer: str = '{"person 1": "a man in a red coat", "person 2": "a child with a kite", "car": "an old yellow taxi"}'
 
-    def __call__(self, chats, seeds):
+    def __call__(self, *, chats, seeds, **_):
         QUESTIONS.extend(chats)
         CALLS["chat"] += 1
         return [ItemFailed("no words") if self.answer == "fail" else self.answer for _ in chats]
 
 
 @dataclass(frozen=True)
-class ColorInpainter(Stage):
-    """Fills the whole part it is given with the colour that the seed decides, outside the mask too."""
+class ColorInpainter(ObjectInpainter):
+    """Fills the whole part it is given with the color that the seed decides, outside the mask too."""
 
-    backend: ClassVar[str] = "color"
+    backend: ClassVar[str] = "color-inpainter"
 
-    def __call__(self, images, masks, prompts, seeds):
+    def __call__(self, *, images, masks, seeds, **_):
         CALLS["inpainter"] += 1
         for image, mask in zip(images, masks, strict=True):
             assert image.shape[:2] == mask.shape
@@ -82,12 +80,14 @@ class ColorInpainter(Stage):
         ]
 
 
-PARTS = {"detector": {"backend": "set"}, "chat": {"backend": "set"}, "inpainter": {"backend": "color"}}
+SUBSTAGES = {
+    "detector": {"backend": SetDetector.backend},
+    "chat": {"backend": SetChat.backend},
+    "inpainter": {"backend": ColorInpainter.backend},
+}
 
 
-def register(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let recipes name these parts; forget what was noted so far."""
-    for registry, part in ((DETECTORS, SetDetector), (CHATS, SetChat), (INPAINTERS, ColorInpainter)):
-        monkeypatch.setitem(registry, part.backend, part)
+def forget() -> None:
+    """Forget the calls and questions so far."""
     CALLS.clear()
     QUESTIONS.clear()

@@ -7,43 +7,43 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from augment.errors import WeightsError
+from augment.errors import UnavailableError
 from augment.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One stage's state: `weights` is where its model lies, or what becomes of it; `problem` is None where all is
-    there."""
+    """One stage's state: `target` is the device it will run on or the server it asks, `weights` is where its model is,
+    or what will happen to it; `problem` is None if nothing is missing."""
 
     kind: str
     backend: str
-    where: str
+    target: str
     weights: str
     problem: str | None
 
 
 def examine(recipe: Recipe) -> list[Finding]:
-    """One finding a stage. Asks the network where weights are missing, at most for seconds; downloads nothing."""
+    """One finding per stage. Asks the network if weights are missing, for a few seconds at most; downloads nothing."""
     findings = []
-    for kind, stage in recipe.everything.items():
-        if stage.parts:
-            continue  # each of them has a finding of its own
-        where, weights, problem = "-", "none needed", None
+    for kind, stage in recipe.all_stages.items():
+        if stage.substages:
+            continue  # each of those has a finding of its own
+        target, weights, problem = "-", "none needed", None
         try:
-            where = stage.where()
+            target = stage.target()
             model = stage.weights()
             if model is not None:
-                weights = str(model.find() or f"{model.model}: to be fetched at first use")
+                weights = str(model.find() or f"{model.model}: will be downloaded at first use")
             stage.check()
-        except WeightsError as error:
+        except UnavailableError as error:
             weights, problem = "missing", str(error)
-        findings.append(Finding(kind, stage.backend, where, weights, problem))
+        findings.append(Finding(kind, stage.backend, target, weights, problem))
     return findings
 
 
 def free_resources(folder: Path) -> list[tuple[str, int]]:
-    """Bytes free by name: memory, each CUDA device's, and the disk that `folder` lies on."""
+    """Bytes free by name: memory, each CUDA device's, and the disk that `folder` is on."""
     import torch
 
     found = [("disk", shutil.disk_usage(folder).free)]

@@ -9,13 +9,13 @@ import pytest
 
 from augment.artifacts import Matte, Prompt
 from augment.errors import ItemFailed
-from augment.stages import quilting
+from augment.imaging import quilting
+from augment.imaging.patches import Patch, PatchCosts, choose_patches, shrink
+from augment.imaging.seams import join_patches
 from augment.stages.generate.resynthesis import Resynthesis
-from augment.stages.patches import Look, Patch, cover, shrink
-from augment.stages.seams import lay
 
 MAGENTA = (255, 0, 255)
-LOOK = Look(window=0.5, noise=25.0, stay=60.0)
+COSTS = PatchCosts(window=0.5, noise=25.0, stay=60.0)
 
 
 def landscape(height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
@@ -47,7 +47,7 @@ def magenta_pixels(image: np.ndarray) -> int:
 
 
 def make(image: np.ndarray, alpha: np.ndarray, seed: int = 1, text: str = "") -> np.ndarray:
-    made = Resynthesis()([Prompt(text)], [image], [Matte.from_full(alpha)], [seed])[0]
+    made = Resynthesis()(prompts=[Prompt(text)], plates=[image], mattes=[Matte.from_full(alpha)], seeds=[seed])[0]
     assert isinstance(made, np.ndarray)
     return made
 
@@ -56,7 +56,7 @@ def make(image: np.ndarray, alpha: np.ndarray, seed: int = 1, text: str = "") ->
 def test_no_pixel_of_the_object_is_in_the_background(seed):
     image, alpha = painted()
     visible = alpha == 0
-    assert magenta_pixels(quilting.resynthesise(image, visible, LOOK, np.random.default_rng(seed))) == 0
+    assert magenta_pixels(quilting.resynthesize(image, visible, COSTS, np.random.default_rng(seed))) == 0
 
 
 def test_what_the_plate_shows_behind_the_object_does_not_matter():
@@ -76,7 +76,7 @@ def test_the_background_has_the_plates_own_size(size):
 
 def test_a_large_image_is_filled_with_sharp_pixels():
     image, alpha = painted(1500, 2000)
-    made = quilting.resynthesise(image, alpha == 0, LOOK, np.random.default_rng(3))
+    made = quilting.resynthesize(image, alpha == 0, COSTS, np.random.default_rng(3))
     assert made.shape == image.shape
     assert magenta_pixels(made) == 0
     sharpness = [cv2.Laplacian(picture[1200:], cv2.CV_32F).std() for picture in (made, landscape(1500, 2000))]
@@ -89,7 +89,7 @@ def test_it_works_when_the_object_covers_almost_everything(size):
     alpha[:] = 255
     alpha[: size[0] // 4, : size[1] // 3] = 0
     image[alpha > 0] = MAGENTA
-    made = quilting.resynthesise(image, alpha == 0, LOOK, np.random.default_rng(5))
+    made = quilting.resynthesize(image, alpha == 0, COSTS, np.random.default_rng(5))
     assert magenta_pixels(made) == 0
 
 
@@ -97,14 +97,14 @@ def test_a_single_visible_pixel_is_enough():
     image, visible = np.full((70, 300, 3), 255, np.uint8), np.zeros((70, 300), bool)
     image[:] = MAGENTA
     image[30, 200], visible[30, 200] = (20, 90, 30), True
-    made = quilting.resynthesise(image, visible, LOOK, np.random.default_rng(0))
+    made = quilting.resynthesize(image, visible, COSTS, np.random.default_rng(0))
     assert np.abs(made.astype(int) - (20, 90, 30)).max() <= 4
 
 
 def test_an_image_without_a_visible_pixel_fails_with_a_sentence():
     image, alpha = painted()
     alpha[:] = 255
-    result = Resynthesis()([Prompt("")], [image], [Matte.from_full(alpha)], [1])[0]
+    result = Resynthesis()(prompts=[Prompt("")], plates=[image], mattes=[Matte.from_full(alpha)], seeds=[1])[0]
     assert isinstance(result, ItemFailed)
     assert "no visible pixel" in str(result)
 
@@ -112,14 +112,14 @@ def test_an_image_without_a_visible_pixel_fails_with_a_sentence():
 def test_a_grey_image_stays_grey_before_relighting():
     image, alpha = painted()
     image = np.repeat(image[..., 1:2], 3, axis=2)
-    made = quilting.resynthesise(image, alpha == 0, LOOK, np.random.default_rng(2)).astype(int)
+    made = quilting.resynthesize(image, alpha == 0, COSTS, np.random.default_rng(2)).astype(int)
     assert np.ptp(made, axis=2).max() <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_sky_stays_above_the_ground(seed):
     image, alpha = painted()
-    made = quilting.resynthesise(image, alpha == 0, LOOK, np.random.default_rng(seed)).astype(int)
+    made = quilting.resynthesize(image, alpha == 0, COSTS, np.random.default_rng(seed)).astype(int)
     sky = made[..., 2] > made[..., 1]
     assert sky[:40].mean() > 0.95
     assert sky[-40:].mean() < 0.05
@@ -129,7 +129,7 @@ def test_different_seeds_give_clearly_different_pictures():
     image = landscape()
     image[:, :, 0] = np.linspace(0, 255, image.shape[1], dtype=np.uint8)  # where a pixel comes from shows
     alpha = ellipse(*image.shape[:2])
-    made = [quilting.resynthesise(image, alpha == 0, LOOK, np.random.default_rng(s)).astype(int) for s in range(4)]
+    made = [quilting.resynthesize(image, alpha == 0, COSTS, np.random.default_rng(s)).astype(int) for s in range(4)]
     differences = [np.abs(a - b).mean() for i, a in enumerate(made) for b in made[i + 1 :]]
     assert min(differences) > 10
     assert min(np.abs(picture - image).mean() for picture in made) > 10
@@ -139,11 +139,12 @@ def test_the_same_seed_gives_the_same_bytes_in_any_batch_and_thread():
     stage = Resynthesis()
     scenes = [painted(), painted(90, 90, 0.4, 0.2), painted(60, 130)]
     items = [(Prompt("at dusk"), image, Matte.from_full(alpha), 7 + i) for i, (image, alpha) in enumerate(scenes)]
-    together = stage(*zip(*items, strict=True))
+    names = ("prompts", "plates", "mattes", "seeds")
+    together = stage(**dict(zip(names, zip(*items, strict=True), strict=True)))
     alone: dict[int, np.ndarray] = {}
 
     def one(index: int) -> None:
-        alone[index] = stage(*([value] for value in items[index]))[0]
+        alone[index] = stage(**{name: [value] for name, value in zip(names, items[index], strict=True)})[0]
 
     threads = [threading.Thread(target=one, args=(index,)) for index in (2, 0, 1)]
     for thread in threads:
@@ -173,7 +174,7 @@ def test_a_step_in_light_at_a_seam_is_evened_out():
     halves[0][:, :32], halves[1][:, 32:] = True, True
     everywhere, nowhere = np.ones((64, 64), bool), np.zeros((64, 64), bool)
     patches = [Patch(i, 0, 0, 0, 0, half) for i, half in enumerate(halves)]
-    made = lay([dark, light], [everywhere] * 2, patches, dark, nowhere, reach=0.25).astype(int)
+    made = join_patches([dark, light], [everywhere] * 2, patches, dark, nowhere, reach=0.25).astype(int)
     assert np.abs(np.diff(made[:, :, 0], axis=1)).max() <= 3
     assert made[:, 0].mean() < 103
     assert made[:, -1].mean() > 107
@@ -185,7 +186,7 @@ def test_patches_cover_the_canvas_and_take_known_pixels_only():
     nothing = np.zeros_like(source.known)
     canvas = replace(source, known=nothing, fixed=nothing)
     taken = np.zeros(source.known.shape, bool)
-    for patch in cover([source], canvas, LOOK, np.random.default_rng(0)):
+    for patch in choose_patches([source], canvas, COSTS, np.random.default_rng(0)):
         rows, columns = np.nonzero(patch.mask)
         rows, columns = rows + patch.top, columns + patch.left
         assert source.known[rows + patch.dy, columns + patch.dx].all()

@@ -18,18 +18,19 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from augment.artifacts import Image, Matte, Prompt, Rejected
-from augment.errors import ItemFailed, RecipeError, WeightsError
-from augment.stages.diffusion import Run, quiet, set_scheduler, working_size
+from augment.artifacts import Image, Prompt, Rejected
+from augment.errors import ItemFailed, RecipeError, UnavailableError
+from augment.models.diffusers import Runtime, set_scheduler, working_size
+from augment.models.quiet import quiet
 from augment.stages.generate.diffusers import Diffusers
-from tests.tiny import tiny_stable_diffusion
+from augment.testing.tiny import tiny_stable_diffusion
 
 # diffusers 0.42 converts tensors to arrays in a way that NumPy 2 means to stop; nothing of ours can change it.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 PROMPTS = [Prompt("a grey road in the fog", "people"), Prompt("grass"), Prompt("sea and sky", "boat"), Prompt("a wall")]
 SEEDS = [1, 2**63 - 1, 3, 4]
-CPU = Run(device="cpu")
+CPU = Runtime(device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -40,15 +41,14 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stage(tiny_sd: Path) -> Diffusers:
-    return Diffusers(str(tiny_sd), steps=2, run=CPU)
+    return Diffusers(str(tiny_sd), steps=2, runtime=CPU)
 
 
 def _call(stage: Diffusers, shapes: Sequence[tuple[int, int]], first: int = 0) -> list[Image | Rejected | ItemFailed]:
     """One item a shape, with the prompts and seeds from `first` on."""
     plates = [np.zeros((*shape, 3), np.uint8) for shape in shapes]
-    mattes = [Matte.from_full(np.zeros(shape, np.uint8)) for shape in shapes]
     chosen = slice(first, first + len(shapes))
-    return stage(PROMPTS[chosen], plates, mattes, SEEDS[chosen])
+    return stage(prompts=PROMPTS[chosen], plates=plates, seeds=SEEDS[chosen])
 
 
 def _difference(one: Any, other: Any) -> int:
@@ -97,7 +97,7 @@ def test_a_seed_gives_the_same_background_in_any_batch_and_another_seed_another(
 
 
 def test_a_stochastic_scheduler_draws_from_the_images_own_seed(tiny_sd: Path) -> None:
-    stage = Diffusers(str(tiny_sd), steps=3, scheduler="EulerAncestralDiscreteScheduler", run=CPU)
+    stage = Diffusers(str(tiny_sd), steps=3, scheduler="EulerAncestralDiscreteScheduler", runtime=CPU)
     together = _call(stage, [(64, 64)] * 3)
     (alone,) = _call(stage, [(64, 64)], first=2)
     assert _difference(together[2], alone) <= 1
@@ -162,7 +162,7 @@ def test_the_prompts_steps_and_guidance_reach_the_pipeline(stage: Diffusers, mon
 def test_guidance_zero_and_one_step_work_and_ignore_the_negative_prompt(
     tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Diffusers(str(tiny_sd), steps=1, guidance=0, run=CPU)
+    stage = Diffusers(str(tiny_sd), steps=1, guidance=0, runtime=CPU)
     calls = _record_calls(monkeypatch, stage, lambda arguments: None)
     (background,) = _call(stage, [(64, 64)])
     assert isinstance(background, np.ndarray)
@@ -177,7 +177,7 @@ def test_the_models_own_scheduler_gives_way_to_dpm_solver_except_where_that_does
         set_scheduler(pipeline, scheduler, "generate")
         return pipeline.scheduler
 
-    better = Diffusers(str(tiny_sd), run=CPU)._pipeline.scheduler
+    better = Diffusers(str(tiny_sd), runtime=CPU)._pipeline.scheduler
     assert type(better) is diffusers.DPMSolverMultistepScheduler
     assert (better.config.beta_schedule, better.config.use_karras_sigmas) == ("scaled_linear", True)
     turbo = diffusers.EulerDiscreteScheduler(timestep_spacing="trailing")
@@ -243,12 +243,12 @@ def test_what_the_safety_checker_flags_is_rejected(tiny_sd: Path, tmp_path: Path
     for weights in (checker.concept_embeds_weights, checker.special_care_embeds_weights):
         weights.data.fill_(2.0)  # a cosine, so nothing reaches it
     size = {"height": 32, "width": 32}
-    with quiet():
+    with quiet("diffusers", "transformers"):
         pipeline = StableDiffusionPipeline.from_pretrained(
             tiny_sd, safety_checker=checker, feature_extractor=CLIPImageProcessor(size=size, crop_size=size)
         )
         pipeline.save_pretrained(tmp_path)
-    stage = Diffusers(str(tmp_path), steps=1, run=CPU)
+    stage = Diffusers(str(tmp_path), steps=1, runtime=CPU)
     assert all(isinstance(result, np.ndarray) for result in _call(stage, [(64, 64)] * 2))
     stage._pipeline.safety_checker.concept_embeds_weights.data[3] = -2.0
     assert _call(stage, [(64, 64)] * 2) == [Rejected("flagged by the safety checker")] * 2
@@ -256,8 +256,8 @@ def test_what_the_safety_checker_flags_is_rejected(tiny_sd: Path, tmp_path: Path
 
 def test_slicing_tiling_and_memory_order_change_nothing_but_rounding(tiny_sd: Path, stage: Diffusers) -> None:
     (plain,) = _call(stage, [(64, 64)])
-    run = Run(device="cpu", channels_last=True, vae_slicing=False, vae_tiling=True, offload="model")
-    other = Diffusers(str(tiny_sd), steps=2, run=run)
+    runtime = Runtime(device="cpu", channels_last=True, vae_slicing=False, vae_tiling=True, offload="model")
+    other = Diffusers(str(tiny_sd), steps=2, runtime=runtime)
     (background,) = _call(other, [(64, 64)])
     assert other._pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert (other._pipeline.vae.use_slicing, other._pipeline.vae.use_tiling) == (False, True)
@@ -266,7 +266,7 @@ def test_slicing_tiling_and_memory_order_change_nothing_but_rounding(tiny_sd: Pa
 
 
 def test_half_precision_is_taken_on_request_and_float32_by_itself_on_the_cpu(tiny_sd: Path, stage: Diffusers) -> None:
-    half = Diffusers(str(tiny_sd), steps=2, run=Run(device="cpu", dtype="bfloat16"))
+    half = Diffusers(str(tiny_sd), steps=2, runtime=Runtime(device="cpu", dtype="bfloat16"))
     (background,) = _call(half, [(64, 64)])
     assert half._pipeline.unet.dtype == half._pipeline.vae.dtype == torch.bfloat16
     assert isinstance(background, np.ndarray)
@@ -298,7 +298,7 @@ def test_nothing_is_printed_and_the_libraries_logging_is_left_as_it_was(
     libraries: list[Any] = [diffusers.utils.logging, transformers.utils.logging]
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     long = [Prompt("light " * 200)]
-    Diffusers(str(tiny_sd), steps=1, run=CPU)(long, [np.zeros((64, 64, 3), np.uint8)], [], [1])
+    Diffusers(str(tiny_sd), steps=1, runtime=CPU)(prompts=long, plates=[np.zeros((64, 64, 3), np.uint8)], seeds=[1])
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries] == before
@@ -307,12 +307,12 @@ def test_nothing_is_printed_and_the_libraries_logging_is_left_as_it_was(
 def test_check_loads_nothing_and_says_what_is_missing(stage: Diffusers, tmp_path: Path) -> None:
     stage.check()
     assert "_pipeline" not in stage.__dict__
-    with pytest.raises(WeightsError, match="no/such-model"):
+    with pytest.raises(UnavailableError, match="no/such-model"):
         Diffusers("no/such-model").check()
-    with pytest.raises(WeightsError, match=str(tmp_path)):
+    with pytest.raises(UnavailableError, match=str(tmp_path)):
         Diffusers(str(tmp_path)).check()
-    with pytest.raises(WeightsError, match="device"):
-        replace(stage, run=Run(device="abacus")).check()
+    with pytest.raises(UnavailableError, match="device"):
+        replace(stage, runtime=Runtime(device="abacus")).check()
 
 
 def test_weights_that_are_not_safetensors_are_not_loaded(tiny_sd: Path, tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ def test_weights_that_are_not_safetensors_are_not_loaded(tiny_sd: Path, tmp_path
         else:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    with pytest.raises(WeightsError, match="safetensors"):
-        _call(Diffusers(str(tmp_path), run=CPU), [(64, 64)])
+    with pytest.raises(UnavailableError, match="safetensors"):
+        _call(Diffusers(str(tmp_path), runtime=CPU), [(64, 64)])
 
 
 def test_a_pipeline_of_another_kind_is_one_sentence(tiny_sd: Path, tmp_path: Path) -> None:
@@ -338,24 +338,24 @@ def test_a_pipeline_of_another_kind_is_one_sentence(tiny_sd: Path, tmp_path: Pat
         copy.write_bytes(path.read_bytes())
     index = tmp_path / "model_index.json"
     index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"DDPMPipeline"'))
-    with pytest.raises(WeightsError, match=r"generate\.model: AutoPipelineForText2Image cannot load"):
-        _call(Diffusers(str(tmp_path), run=CPU), [(64, 64)])
+    with pytest.raises(UnavailableError, match=r"generate\.model: AutoPipelineForText2Image cannot load"):
+        _call(Diffusers(str(tmp_path), runtime=CPU), [(64, 64)])
 
 
 def test_settings_are_read_from_a_table_and_wrong_ones_are_named() -> None:
     adapter = TypeAdapter(Diffusers)
-    read = adapter.validate_python({"steps": 4, "guidance": 0, "run": {"dtype": "float16", "offload": "model"}})
-    assert read == Diffusers(steps=4, guidance=0, run=Run(dtype="float16", offload="model"))
+    read = adapter.validate_python({"steps": 4, "guidance": 0, "runtime": {"dtype": "float16", "offload": "model"}})
+    assert read == Diffusers(steps=4, guidance=0, runtime=Runtime(dtype="float16", offload="model"))
     for wrong in (
         {"steps": 0},
         {"guidance": -1},
         {"size": 8},
-        {"run": {"dtpye": "float16"}},
-        {"run": {"offload": "disk"}},
+        {"runtime": {"dtpye": "float16"}},
+        {"runtime": {"offload": "disk"}},
     ):
         with pytest.raises(ValidationError, match="|".join(wrong)):
             adapter.validate_python(wrong)
-    assert Diffusers.execution_only == {"batch_size", "run"}
+    assert Diffusers.execution_only == {"batch_size", "runtime"}
 
 
 def test_the_generation_benchmark_compares_with_the_prototype(

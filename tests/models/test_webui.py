@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import augment.webui
+import augment.models.calling
 from augment import Cache
-from augment.artifacts import Matte, Prompt
+from augment.artifacts import Prompt
 from augment.cli import app
-from augment.errors import ItemFailed, WeightsError
-from augment.stages.enrich.webui import WebUi as Inpainter
+from augment.errors import ItemFailed, UnavailableError
+from augment.models.webui import AUTH
+from augment.stages.enrich.inpainters.webui import WebUi as Inpainter
 from augment.stages.generate.webui import HiresFix, WebUi
-from augment.webui import Client
+from augment.testing.pictures import scene, write_folder
 from tests import enriching, simple
-from tests.pictures import scene, write_folder
 from tests.webui_server import WebUiServer, img2img
 
 PROMPT = Prompt("a beach", "people")
@@ -26,8 +26,8 @@ PROMPT = Prompt("a beach", "people")
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr(augment.webui, "_FIRST_PAUSE", 0.01)
-    monkeypatch.delenv(augment.webui.AUTH, raising=False)
+    monkeypatch.setattr(augment.models.calling, "_FIRST_PAUSE", 0.01)
+    monkeypatch.delenv(AUTH, raising=False)
 
 
 @pytest.fixture
@@ -38,8 +38,7 @@ def server():
 
 def generate(stage, count=1, shape=(96, 112, 3)):
     plates = [np.zeros(shape, np.uint8)] * count
-    mattes = [Matte.from_full(scene(0)[1])] * count
-    return stage([PROMPT] * count, plates, mattes, [2**62 + n for n in range(count)])
+    return stage(prompts=[PROMPT] * count, plates=plates, seeds=[2**62 + n for n in range(count)])
 
 
 def failure(server, **settings):
@@ -87,7 +86,7 @@ def test_the_seed_decides_and_not_the_batch(server):
 def test_an_object_is_repainted_through_its_mask(server):
     image, mask = scene(1)[0], np.zeros((96, 112), np.uint8)
     mask[20:60, 30:80] = 255
-    (painted,) = Inpainter(base_url=server.url, strength=0.6)([image], [mask], [PROMPT], [5])
+    (painted,) = Inpainter(base_url=server.url, strength=0.6)(images=[image], masks=[mask], prompts=[PROMPT], seeds=[5])
     (body,) = server.of("img2img")
     assert (body["denoising_strength"], body["inpaint_full_res"], body["mask_blur"]) == (0.6, False, 0)
     assert painted.shape == image.shape
@@ -106,36 +105,36 @@ def test_the_login_comes_from_the_environment_and_stays_out_of_the_stage(server,
     server.auth = "me:secret:word"
     stage = WebUi(base_url=server.url)
     with pytest.raises(
-        WeightsError, match=r'refuses the login \(HTTP 401\): set AUGMENT_WEBUI_AUTH to "user:password"'
+        UnavailableError, match=r'refuses the login \(HTTP 401\): set AUGMENT_WEBUI_AUTH to "user:password"'
     ):
         stage.check()
     assert "HTTP 401: Incorrect password" in failure(server)
-    monkeypatch.setenv(augment.webui.AUTH, "me:secret:word")
+    monkeypatch.setenv(AUTH, "me:secret:word")
     stage.unload()
     stage.check()
     assert isinstance(generate(stage)[0], np.ndarray)
     assert "secret" not in repr(stage) + str(stage.__getstate__())
     stage.unload()
-    monkeypatch.setenv(augment.webui.AUTH, "secret")
-    with pytest.raises(WeightsError, match="AUGMENT_WEBUI_AUTH: .*no colon") as caught:
+    monkeypatch.setenv(AUTH, "secret")
+    with pytest.raises(UnavailableError, match="AUGMENT_WEBUI_AUTH: .*no colon") as caught:
         stage.check()
     assert "secret" not in str(caught.value)
 
 
 def test_a_checkpoint_that_the_server_lacks_is_named_with_those_it_has(server):
     # WebUI itself would silently use another one.
-    with pytest.raises(WeightsError, match="no checkpoint 'sdxl'; it has: sd-v1-5-inpainting, v1-5-pruned"):
+    with pytest.raises(UnavailableError, match="no checkpoint 'sdxl'; it has: sd-v1-5-inpainting, v1-5-pruned"):
         WebUi(base_url=server.url, checkpoint="sdxl").check()
 
 
 def test_a_wrong_address_is_said_before_any_work(server):
-    with pytest.raises(WeightsError, match=r"has no WebUI API \(HTTP 404\): start WebUI with --api"):
+    with pytest.raises(UnavailableError, match=r"has no WebUI API \(HTTP 404\): start WebUI with --api"):
         WebUi(base_url=f"{server.url}/wrong").check()
     server.body = b"<html>"
-    with pytest.raises(WeightsError, match="is not a WebUI"):
+    with pytest.raises(UnavailableError, match="is not a WebUI"):
         WebUi(base_url=server.url).check()
     server.stop()
-    with pytest.raises(WeightsError, match=f"{re.escape(server.url)}: no server answers there .*base_url"):
+    with pytest.raises(UnavailableError, match=f"{re.escape(server.url)}: no server answers there .*base_url"):
         WebUi(base_url=server.url).check()
 
 
@@ -190,7 +189,7 @@ def test_a_slow_server_fails_the_item_and_is_not_asked_again(server):
 
 
 def test_once_the_server_is_gone_the_next_items_do_not_wait(server, monkeypatch):
-    monkeypatch.setattr(augment.webui, "_FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(augment.models.calling, "_FIRST_PAUSE", 0.2)
     server.stop()
     stage = WebUi(base_url=server.url, retries=2, concurrency=1)
     started = time.monotonic()
@@ -201,19 +200,11 @@ def test_once_the_server_is_gone_the_next_items_do_not_wait(server, monkeypatch)
     assert isinstance(generate(stage)[0], np.ndarray)
 
 
-def test_the_client_is_a_value():
-    assert Client("http://a", 1, 2, 3) == Client("http://a", 1, 2, 3)
-
-
 @pytest.mark.parametrize(("images", "kind"), [(13, "generate"), (50, "enrich")])
-def test_a_server_killed_midway_loses_nothing_and_the_next_run_does_the_rest(
-    tmp_path, monkeypatch, server, images, kind
-):
-    simple.register(monkeypatch)
-    enriching.register(monkeypatch)
+def test_a_server_killed_midway_loses_nothing_and_the_next_run_does_the_rest(tmp_path, server, images, kind):
     write_folder(tmp_path / "images", 30)
     served = {"backend": "webui", "base_url": server.url, "retries": 1, "size": 64}
-    recipe = simple.recipe().changed({"generate": served, "enrich": enriching.PARTS | {"inpainter": served}})
+    recipe = simple.recipe().changed({"generate": served, "enrich": enriching.SUBSTAGES | {"inpainter": served}})
     (tmp_path / "mine.toml").write_text(recipe.to_toml())
     command = ["prewarm", str(tmp_path / "images"), "--cache", str(tmp_path / "cache")]
     command += ["--recipe", str(tmp_path / "mine.toml"), "--workers", "0"]

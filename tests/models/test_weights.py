@@ -14,18 +14,14 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from augment import weights
-from augment.errors import WeightsError
-from augment.weights import (
-    DiffusersPipeline,
-    Gguf,
-    RembgModel,
-    TorchvisionCheckpoint,
-    TransformersModel,
-    Weights,
-    pick_device,
-    pick_dtype,
-)
+from augment.errors import UnavailableError
+from augment.models import weights
+from augment.models.diffusers import DiffusersWeights
+from augment.models.gpt4all import Gguf
+from augment.models.mask_rcnn import TorchvisionCheckpoint
+from augment.models.rembg import RembgWeights
+from augment.models.transformers import TransformersWeights
+from augment.models.weights import HubWeights, Weights, pick_device, pick_dtype
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -66,14 +62,14 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("model", "command"),
     [
-        (TransformersModel("microsoft/git-large-coco"), "hf download microsoft/git-large-coco"),
-        (TransformersModel("a/b", revision="v2"), "hf download a/b --revision v2"),
+        (TransformersWeights("microsoft/git-large-coco"), "hf download microsoft/git-large-coco"),
+        (TransformersWeights("a/b", revision="v2"), "hf download a/b --revision v2"),
         (
-            DiffusersPipeline("stabilityai/sd-turbo", variant="fp16"),
+            DiffusersWeights("stabilityai/sd-turbo", variant="fp16"),
             "P.download('stabilityai/sd-turbo', variant='fp16'",
         ),
         (Gguf("mistral-7b-instruct-v0.1.Q4_0.gguf"), "G.retrieve_model('mistral-7b-instruct-v0.1.Q4_0.gguf')"),
-        (RembgModel("isnet-general-use"), "rembg.new_session('isnet-general-use')"),
+        (RembgWeights("isnet-general-use"), "rembg.new_session('isnet-general-use')"),
         (TorchvisionCheckpoint("MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"), "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
     ],
     ids=lambda value: type(value).__name__,
@@ -82,7 +78,7 @@ def test_offline_fails_at_once_with_the_model_what_was_tried_and_the_command(mod
     model.find()  # whatever the first look imports
     start = time.perf_counter()
     for ask in (model.check, model.resolve):
-        with pytest.raises(WeightsError) as caught:
+        with pytest.raises(UnavailableError) as caught:
             ask()
         message = str(caught.value)
         assert message.startswith(f"{model.model}: not on this machine (looked in ")
@@ -92,17 +88,17 @@ def test_offline_fails_at_once_with_the_model_what_was_tried_and_the_command(mod
     assert time.perf_counter() - start < 5
 
 
-@pytest.mark.parametrize("kind", [DiffusersPipeline, TransformersModel])
-def test_old_home_of_stable_diffusion_names_the_new_one(kind: type[Weights]) -> None:
-    with pytest.raises(WeightsError, match="stable-diffusion-v1-5/stable-diffusion-v1-5"):
-        kind("runwayml/stable-diffusion-v1-5").check()  # type: ignore[call-arg]
+@pytest.mark.parametrize("kind", [DiffusersWeights, TransformersWeights])
+def test_old_home_of_stable_diffusion_names_the_new_one(kind: type[HubWeights]) -> None:
+    with pytest.raises(UnavailableError, match="stable-diffusion-v1-5/stable-diffusion-v1-5"):
+        kind("runwayml/stable-diffusion-v1-5").check()
 
 
 def test_local_folder_comes_first(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "git", "config.json", "model.safetensors")
     pipeline = pipeline_folder(tmp_path / "sd", "unet/x.safetensors", "vae/x.safetensors")
-    assert TransformersModel(str(folder)).resolve() == folder
-    assert DiffusersPipeline(str(pipeline)).resolve() == pipeline
+    assert TransformersWeights(str(folder)).resolve() == folder
+    assert DiffusersWeights(str(pipeline)).resolve() == pipeline
 
 
 @pytest.mark.parametrize(
@@ -113,8 +109,8 @@ def test_local_folder_comes_first(tmp_path: Path) -> None:
     ],
 )
 def test_incomplete_folder_is_told_what_it_lacks(tmp_path: Path, names: tuple[str, ...], lacks: str) -> None:
-    with pytest.raises(WeightsError) as caught:
-        TransformersModel(str(folder_of(tmp_path / "git", *names))).resolve()
+    with pytest.raises(UnavailableError) as caught:
+        TransformersWeights(str(folder_of(tmp_path / "git", *names))).resolve()
     assert str(caught.value).endswith(f"it has no {lacks}")
 
 
@@ -122,8 +118,8 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "config.json", "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(WeightsError, match=r"it has no model-00002-of-00002\.safetensors"):
-        TransformersModel(str(folder)).find()
+    with pytest.raises(UnavailableError, match=r"it has no model-00002-of-00002\.safetensors"):
+        TransformersWeights(str(folder)).find()
 
 
 @pytest.mark.parametrize(
@@ -137,20 +133,20 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
 def test_pipeline_is_told_which_component_lacks_weights(
     tmp_path: Path, names: tuple[str, ...], variant: str | None, lacks: str
 ) -> None:
-    with pytest.raises(WeightsError) as caught:
-        DiffusersPipeline(str(pipeline_folder(tmp_path, *names)), variant=variant).find()
+    with pytest.raises(UnavailableError) as caught:
+        DiffusersWeights(str(pipeline_folder(tmp_path, *names)), variant=variant).find()
     assert str(caught.value).endswith(f"it has no {lacks}")
 
 
 def test_variant_may_cover_some_components_and_a_component_may_be_left_out(tmp_path: Path) -> None:
     folder = pipeline_folder(tmp_path, "unet/x.fp16.safetensors", "vae/x.safetensors")
-    assert DiffusersPipeline(str(folder), variant="fp16").find() == folder
-    assert DiffusersPipeline(str(folder), without=("unet",)).find() == folder
+    assert DiffusersWeights(str(folder), variant="fp16").find() == folder
+    assert DiffusersWeights(str(folder), without=("unet",)).find() == folder
 
 
 def test_path_that_is_not_there_is_not_looked_up_on_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="there is no such folder, and it is not a name on the hub"):
-        TransformersModel(str(tmp_path / "nowhere")).resolve()
+    with pytest.raises(UnavailableError, match="there is no such folder, and it is not a name on the hub"):
+        TransformersWeights(str(tmp_path / "nowhere")).resolve()
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
@@ -159,11 +155,11 @@ def test_hub_cache_comes_second_and_a_torn_snapshot_is_none(empty_machine: Path,
     snapshot = folder_of(repository / "snapshots" / COMMIT, "config.json")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
-    model = TransformersModel("someone/git", revision)
+    model = TransformersWeights("someone/git", revision)
     assert model.find() is None
     folder_of(snapshot, "model.safetensors")
     assert model.resolve() == snapshot
-    assert TransformersModel("someone/git", "another-branch").find() is None
+    assert TransformersWeights("someone/git", "another-branch").find() is None
 
 
 @pytest.mark.parametrize("server", ["none", "silent"])
@@ -173,10 +169,10 @@ def test_hub_that_does_not_answer_costs_seconds(server: str, tmp_path: Path) -> 
         if server == "none":
             listening.close()
         code = (
-            "import time; from augment import weights; weights._PROBE_SECONDS = 0.5\n"
+            "import time; from augment.models import transformers, weights; weights.PROBE_SECONDS = 0.5\n"
             "import huggingface_hub; start = time.perf_counter()\n"
-            "try: weights.TransformersModel('someone/git').resolve()\n"
-            "except weights.WeightsError as error: print(time.perf_counter() - start, error)\n"
+            "try: transformers.TransformersWeights('someone/git').resolve()\n"
+            "except weights.UnavailableError as error: print(time.perf_counter() - start, error)\n"
         )
         environment = {
             **os.environ,
@@ -207,15 +203,15 @@ def test_gguf_is_found_by_path_in_its_folder_and_in_gpt4alls_own(tmp_path: Path)
 def test_rembg_model_is_found_by_path_and_in_rembgs_home(tmp_path: Path) -> None:
     home = folder_of(tmp_path / "home" / "u2net", "u2netp.onnx", "models/silueta/silueta.onnx")
     local = folder_of(tmp_path / "mine", "net.onnx") / "net.onnx"
-    assert RembgModel(str(local)).find() == local
-    assert RembgModel("u2netp").find() == home / "u2netp.onnx"
-    assert RembgModel("silueta").find() == home / "models" / "silueta" / "silueta.onnx"
+    assert RembgWeights(str(local)).find() == local
+    assert RembgWeights("u2netp").find() == home / "u2netp.onnx"
+    assert RembgWeights("silueta").find() == home / "models" / "silueta" / "silueta.onnx"
 
 
 @pytest.mark.parametrize("name", ["isnet", "sam", "withoutbg", "u2net_custom", "nowhere/net.onnx"])
 def test_rembg_model_that_cannot_be_used_lists_those_that_can(name: str) -> None:
-    with pytest.raises(WeightsError, match=r"no such file, and not one of rembg's models: .*isnet-general-use"):
-        RembgModel(name).check()
+    with pytest.raises(UnavailableError, match=r"no such file, and not one of rembg's models: .*isnet-general-use"):
+        RembgWeights(name).check()
 
 
 def test_torchvision_checkpoint_is_downloaded_once_and_held_against_its_hash(
@@ -228,7 +224,7 @@ def test_torchvision_checkpoint_is_downloaded_once_and_held_against_its_hash(
     bad.write_bytes(b"weights")
     model = TorchvisionCheckpoint("MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1")
     monkeypatch.setattr(TorchvisionCheckpoint, "_url", lambda self: bad.as_uri())
-    with pytest.raises(WeightsError, match="invalid hash"):
+    with pytest.raises(UnavailableError, match="invalid hash"):
         model.resolve()
     monkeypatch.setattr(TorchvisionCheckpoint, "_url", lambda self: good.as_uri())
     path = model.resolve()
@@ -239,22 +235,24 @@ def test_torchvision_checkpoint_is_downloaded_once_and_held_against_its_hash(
 
 def test_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gpt4all", None)
-    with pytest.raises(WeightsError, match=r'gpt4all is not installed: pip install "augment-backgrounds\[models\]"'):
+    with pytest.raises(
+        UnavailableError, match=r'gpt4all is not installed: pip install "augment-backgrounds\[models\]"'
+    ):
         Gguf("a").resolve()
 
 
 def test_slow_library_is_not_waited_for() -> None:
     with pytest.raises(TimeoutError, match=r"no answer in 0\.01 s"):
-        weights._within(0.01, lambda: time.sleep(1))
+        weights.within(0.01, lambda: time.sleep(1))
     with pytest.raises(KeyError):
-        weights._within(5, lambda: {}["x"])
+        weights.within(5, lambda: {}["x"])
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") in {"cpu", "mps"}
-    with pytest.raises(WeightsError, match='device = "cuda:1": torch sees no such device'):
+    with pytest.raises(UnavailableError, match='device = "cuda:1": torch sees no such device'):
         pick_device("cuda:1")
 
 

@@ -11,9 +11,9 @@ import pytest
 from skimage import data
 
 from augment.artifacts import Image, decode_image
-from augment.errors import ItemFailed, WeightsError
-from augment.stages.caption.endpoint import Endpoint
+from augment.errors import ItemFailed, UnavailableError
 from augment.stages.caption.measured import Measured, describe
+from augment.stages.caption.openai import OpenAi
 from tests.chat_server import ChatServer
 
 
@@ -51,16 +51,16 @@ def stripes(direction: str) -> Image:
         ((210, 185, 150), "beige scene"),
     ],
 )
-def test_colours_are_called_by_their_everyday_names(color: tuple[int, int, int], name: str) -> None:
+def test_colors_are_called_by_their_everyday_names(color: tuple[int, int, int], name: str) -> None:
     assert name in describe(flat(color))
 
 
-def test_a_dark_colour_is_not_called_dark_twice() -> None:
+def test_a_dark_color_is_not_called_dark_twice() -> None:
     caption = describe(flat((25, 38, 84)))
     assert caption.startswith("a very dark blue scene") or caption.startswith("a dark blue scene")
 
 
-def test_the_layout_says_which_colour_is_where() -> None:
+def test_the_layout_says_which_color_is_where() -> None:
     sky, lawn = (165, 205, 240), (35, 70, 35)
     assert re.match(r"an? (\w+ )?pale blue upper part over a dark green lower part", describe(two(sky, lawn, 0)))
     assert re.match(r"an? (\w+ )?dark green left side beside a pale blue right side", describe(two(lawn, sky, 1)))
@@ -75,7 +75,7 @@ def test_the_layout_says_which_colour_is_where() -> None:
         ((120, 170, 250), "in cool light"),
     ],
 )
-def test_light_is_named_by_brightness_and_colour(color: tuple[int, int, int], words: str) -> None:
+def test_light_is_named_by_brightness_and_color(color: tuple[int, int, int], words: str) -> None:
     assert words in describe(flat(color))
 
 
@@ -107,7 +107,7 @@ def test_a_blurred_photograph_is_called_out_of_focus_and_its_original_is_not(nam
 
 def test_real_photographs_get_one_plain_sentence_each() -> None:
     photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-    captions = Measured()(photos)
+    captions = Measured()(plates=photos)
     assert len(set(captions)) == 4
     for caption in captions:
         assert re.fullmatch(r"an? [a-z ]+(, [a-z ]+){1,4}", caption)
@@ -118,7 +118,7 @@ def test_real_photographs_get_one_plain_sentence_each() -> None:
 
 def test_a_caption_does_not_depend_on_the_size_of_the_plate_s_batch() -> None:
     photos = [data.chelsea(), data.coffee()]
-    assert Measured()(photos) == [*Measured()(photos[:1]), *Measured()(photos[1:])]
+    assert Measured()(plates=photos) == [*Measured()(plates=photos[:1]), *Measured()(plates=photos[1:])]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2), (3, 700)])
@@ -130,8 +130,8 @@ def test_a_served_model_is_shown_the_plate_and_its_caption_is_cleaned() -> None:
     with ChatServer() as server:
         server.answer = 'Sure, here is a caption: "A wooden table with a red saucer."'
         plate = np.ascontiguousarray(data.coffee()[:400, :600])
-        stage = Endpoint(model="eyes", base_url=server.url, side=300)
-        assert stage([plate, plate[:, ::-1]]) == ["A wooden table with a red saucer."] * 2
+        stage = OpenAi(model="eyes", base_url=server.url, side=300)
+        assert stage(plates=[plate, plate[:, ::-1]]) == ["A wooden table with a red saucer."] * 2
         sent = server.requests[0]["messages"][1]["content"][1]["image_url"]["url"]
     header, _, encoded = sent.partition(",")
     assert header == "data:image/jpeg;base64"
@@ -145,8 +145,8 @@ def test_a_served_model_is_shown_the_plate_and_its_caption_is_cleaned() -> None:
 def test_a_served_model_without_a_usable_caption_fails_that_plate_alone() -> None:
     with ChatServer() as server:
         server.answers = ["A quiet field under trees.", "I'm sorry, but I can't see images."]
-        stage = Endpoint(model="eyes", base_url=server.url, concurrency=1)
-        caption, failed = stage([flat((1, 2, 3)), flat((3, 2, 1))])
+        stage = OpenAi(model="eyes", base_url=server.url, concurrency=1)
+        caption, failed = stage(plates=[flat((1, 2, 3)), flat((3, 2, 1))])
     assert caption == "A quiet field under trees."
     assert isinstance(failed, ItemFailed)
     assert "eyes" in str(failed)
@@ -155,9 +155,9 @@ def test_a_served_model_without_a_usable_caption_fails_that_plate_alone() -> Non
 def test_a_server_that_is_not_there_is_said_before_the_work_and_fails_the_item_later() -> None:
     with ChatServer() as server:
         url = server.url
-    stage = Endpoint(model="eyes", base_url=url, retries=0)
-    (failed,) = stage([flat((1, 2, 3))])
+    stage = OpenAi(model="eyes", base_url=url, retries=0)
+    (failed,) = stage(plates=[flat((1, 2, 3))])
     assert isinstance(failed, ItemFailed)
     assert url in str(failed)
-    with pytest.raises(WeightsError, match=re.escape(url)):
+    with pytest.raises(UnavailableError, match=re.escape(url)):
         stage.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -22,31 +21,43 @@ from augment.cli import app
 from augment.errors import ItemFailed
 from augment.keys import image_key
 from augment.stages.base import Item
-from augment.stages.enrich.chats import Endpoint
+from augment.stages.enrich.chat.openai import OpenAi
 from augment.stages.enrich.contextual import Contextual
-from augment.stages.enrich.diffusers import Diffusers
-from augment.stages.enrich.objects import choose, feathered, laid_over, window
+from augment.stages.enrich.inpainters.diffusers import Diffusers
+from augment.stages.enrich.objects import choose_objects, feathered, laid_over, region_around
 from augment.stages.enrich.subprompts import negative, question, subprompts, template
-from augment.stages.guard import OwnClass
+from augment.stages.guard.own_class import OwnClass
+from augment.testing.pictures import scene, write_folder
+from augment.testing.tiny import tiny_inpaint
 from augment.torchvision import ReplaceBackground
 from tests import enriching, simple
 from tests.enriching import CALLS, ColorInpainter, SetChat, SetDetector, detection
-from tests.pictures import scene, write_folder
-from tests.tiny import tiny_inpaint
+from tests.simple import GENERATE, REFINE
 from tests.webui_server import WebUiServer
 
+ENRICH = Contextual.kind
 PROMPT = Prompt("full body, city background, walking", "dog, people, text, blurry")
 
 
 @pytest.fixture(autouse=True)
-def _set_parts(monkeypatch):
-    simple.register(monkeypatch)
-    enriching.register(monkeypatch)
+def _no_calls_so_far():
+    enriching.forget()
 
 
 def stage(**settings):
-    parts = {"detector": SetDetector(), "chat": SetChat(), "inpainter": ColorInpainter()}
-    return Contextual(**(parts | settings))
+    substages = {"detector": SetDetector(), "chat": SetChat(), "inpainter": ColorInpainter()}
+    return Contextual(**(substages | settings))
+
+
+def enrich(stage, drafts, groups=None, seeds=None):
+    """What the stage makes of drafts with the same prompt; their seeds are 7, 8, …"""
+    count = len(drafts)
+    return stage(
+        drafts=drafts,
+        prompts=[PROMPT] * count,
+        groups=groups or [None] * count,
+        seeds=seeds or range(7, 7 + count),
+    )
 
 
 def noise(seed=0, size=(96, 112)):
@@ -57,7 +68,7 @@ def noise(seed=0, size=(96, 112)):
 
 
 def test_the_largest_objects_come_first_and_equal_labels_are_numbered():
-    found = choose(
+    found = choose_objects(
         [
             detection("cup", (0, 0, 9, 9)),
             detection("dog", (0, 0, 50, 50)),
@@ -95,17 +106,17 @@ def test_a_feathered_mask_rises_inside_the_mask_and_is_nothing_outside():
 )
 def test_the_part_that_is_painted_holds_the_mask_and_lies_in_the_image(box):
     mask = detection("x", box).mask
-    part = window(mask, 0.5)
-    assert 0 <= part.top < part.bottom <= 96
-    assert 0 <= part.left < part.right <= 112
-    assert mask[part.slices].sum() == mask.sum()
-    assert part.right - part.left >= min(112, box[2] - box[0])
+    region = region_around(mask, 0.5)
+    assert 0 <= region.top < region.bottom <= 96
+    assert 0 <= region.left < region.right <= 112
+    assert mask[region.slices].sum() == mask.sum()
+    assert region.right - region.left >= min(112, box[2] - box[0])
 
 
 def test_laying_over_changes_no_byte_where_the_alpha_is_nothing():
     image, mask = noise(), detection("x", (30, 20, 70, 60)).mask
-    part = window(mask, 0.5)
-    result = laid_over(image, 255 - image[part.slices], feathered(mask, 5), part)
+    region = region_around(mask, 0.5)
+    result = laid_over(image, 255 - image[region.slices], feathered(mask, 5), region)
     np.testing.assert_array_equal(result[~mask], image[~mask])
     assert (result[mask] != image[mask]).any(axis=1).mean() > 0.9
 
@@ -191,7 +202,7 @@ def test_what_is_painted_is_not_in_its_own_negative_prompt():
 
 def test_each_round_repaints_what_it_finds_and_tells_which_object_got_which_sub_prompt():
     image = noise()
-    (done,) = stage(depth=2, keep_steps=True)([image], [PROMPT], ["dog"], [7])
+    (done,) = enrich(stage(depth=2, keep_steps=True), [image], ["dog"])
     assert [(step.round, step.label) for step in done.steps] == [
         (number, name) for number in (1, 2) for name in ("person 1", "car", "person 2")
     ]
@@ -201,6 +212,9 @@ def test_each_round_repaints_what_it_finds_and_tells_which_object_got_which_sub_
     assert [step.name for step in done.steps[:2]] == ["1-person-1", "1-car"]
     assert done.steps[1].prompt.text == "car, an old yellow taxi"
     np.testing.assert_array_equal(done.steps[-1].image, done.image)
+    assert done.result is done.image
+    assert done.notes == {"steps": [step.record() for step in done.steps]}
+    assert list(done.pictures) == [step.name for step in done.steps]
     images = [image, *(step.image for step in done.steps)]
     assert all((before != after).any() for before, after in pairwise(images))
     assert json.loads(json.dumps(first.record()))["step"] == "1-person-1"
@@ -209,45 +223,45 @@ def test_each_round_repaints_what_it_finds_and_tells_which_object_got_which_sub_
 
 def test_size_and_every_pixel_outside_the_masks_stay():
     image = noise()
-    (done,) = stage()([image], [PROMPT], [None], [7])
-    masks = np.any([one.mask for one in SetDetector()([image])[0]], axis=0)
+    (done,) = enrich(stage(), [image])
+    masks = np.any([one.mask for one in SetDetector()(images=[image])[0]], axis=0)
     assert done.image.shape == image.shape
     np.testing.assert_array_equal(done.image[~masks], image[~masks])
     assert (done.image[masks] != image[masks]).any(axis=1).mean() > 0.9
 
 
 def test_a_background_does_not_depend_on_its_batch():
-    images, prompts = [noise(seed) for seed in range(3)], [PROMPT] * 3
-    together = stage(depth=2)(images, prompts, [None] * 3, [1, 2, 3])
-    (alone,) = stage(depth=2)(images[1:2], prompts[:1], [None], [2])
+    images = [noise(seed) for seed in range(3)]
+    together = enrich(stage(depth=2), images, seeds=[1, 2, 3])
+    (alone,) = enrich(stage(depth=2), images[1:2], seeds=[2])
     np.testing.assert_array_equal(together[1].image, alone.image)
     assert not np.array_equal(together[1].image[12:20, 6:30], together[2].image[12:20, 6:30])
 
 
 def test_where_nothing_is_found_the_draft_stays_and_nobody_is_asked():
     image = noise()
-    (done,) = stage(detector=SetDetector(()), depth=2)([image], [PROMPT], [None], [7])
+    (done,) = enrich(stage(detector=SetDetector(()), depth=2), [image])
     assert done.image is image
     assert done.steps == ()
     assert set(CALLS) == {"detector"}
 
 
 def test_the_images_own_class_is_left_alone():
-    (done,) = stage(detector=SetDetector(("dog", "car")))([noise()], [PROMPT], ["golden_retriever"], [7])
+    (done,) = enrich(stage(detector=SetDetector(("dog", "car"))), [noise()], ["golden_retriever"])
     assert [step.label for step in done.steps] == ["car"]
 
 
 def test_the_guards_class_counts_where_an_image_has_none_of_its_own(tmp_path):
     image = scene(0)[0]
-    guarded = replace(recipe(), guard=OwnClass(group="car", detector=SetDetector(())))
+    guarded = recipe().changed({"guard": OwnClass(group="car", detector=SetDetector(()))})
     chain = Chain(guarded, Cache(tmp_path, codec="png"))
     chain.complete(Item(image, image_key(image)))
-    steps = chain.cache.provenance(chain.name("enrich", image_key(image), 0))["enrich"]
+    steps = chain.cache.provenance(chain.name(ENRICH, image_key(image), 0))["steps"]
     assert {step["label"] for step in steps} == {"person 1", "person 2"}
 
 
 def test_without_a_usable_answer_the_label_in_the_scene_is_the_sub_prompt():
-    (done,) = stage(chat=SetChat('{"car": "an old yellow taxi"}'))([noise()], [PROMPT], [None], [7])
+    (done,) = enrich(stage(chat=SetChat('{"car": "an old yellow taxi"}')), [noise()])
     origins = {step.label: (step.prompt.text, step.prompt.origin) for step in done.steps}
     assert origins["person 1"] == (
         "person, full body, city background, walking",
@@ -256,17 +270,17 @@ def test_without_a_usable_answer_the_label_in_the_scene_is_the_sub_prompt():
     assert origins["car"][1] == "llm"
 
 
-def test_a_part_that_fails_for_an_item_fails_that_item_alone(monkeypatch):
+def test_a_substage_that_fails_for_an_item_fails_that_item_alone(monkeypatch):
     before = ColorInpainter.__call__
 
-    def second_fails(self, images, masks, prompts, seeds):
-        painted = before(self, images, masks, prompts, seeds)
+    def second_fails(self, **given):
+        painted = before(self, **given)
         return [painted[0], ItemFailed("no paint"), *painted[2:]] if len(painted) == 3 else painted
 
     monkeypatch.setattr(ColorInpainter, "__call__", second_fails)
-    results = stage(detector=SetDetector(("car",)))([noise(n) for n in range(3)], [PROMPT] * 3, [None] * 3, [1, 2, 3])
+    results = enrich(stage(detector=SetDetector(("car",))), [noise(n) for n in range(3)])
     assert [type(result).__name__ for result in results] == ["Enriched", "ItemFailed", "Enriched"]
-    (failed,) = stage(chat=SetChat("fail"))([noise()], [PROMPT], [None], [7])
+    (failed,) = enrich(stage(chat=SetChat("fail")), [noise()])
     assert str(failed) == "no words"
 
 
@@ -274,7 +288,7 @@ def test_a_part_that_fails_for_an_item_fails_that_item_alone(monkeypatch):
 
 
 def recipe(**enrich):
-    return simple.recipe(retries=12).changed({"enrich": enriching.PARTS | enrich})
+    return simple.recipe(retries=12).changed({"enrich": enriching.SUBSTAGES | enrich})
 
 
 def test_the_transform_gets_the_enriched_background(tmp_path):
@@ -285,13 +299,13 @@ def test_the_transform_gets_the_enriched_background(tmp_path):
     assert (report.complete, report.stages["generate"].computed, report.stages["enrich"].computed) == (3, 6, 6)
     image = np.asarray(PIL.Image.open(paths[0]))
     chain = Chain(enriched, cache)
-    draft, final = chain.artifact("generate", image_key(image), 0), chain.artifact("enrich", image_key(image), 0)
+    draft, final = chain.artifact(GENERATE, image_key(image), 0), chain.artifact(ENRICH, image_key(image), 0)
     assert not np.array_equal(draft, final)
     for given in (None, enriched):
         composite = ReplaceBackground(cache, p=1.0, recipe=given)(PIL.Image.fromarray(image))
         corner = np.asarray(composite)[12:20, 6:20]
         assert any(
-            np.array_equal(corner, chain.artifact("enrich", image_key(image), variant)[12:20, 6:20])
+            np.array_equal(corner, chain.artifact(ENRICH, image_key(image), variant)[12:20, 6:20])
             for variant in range(2)
         )
     simple.CALLS.clear()
@@ -305,15 +319,15 @@ def test_the_trace_and_the_steps_are_kept_with_the_background(tmp_path):
     cache = Cache(tmp_path, codec="png")
     chain = Chain(recipe(depth=2, keep_steps=True), cache)
     chain.complete(Item(image, key, "a.png", "ball"))
-    account = cache.provenance(chain.name("enrich", key, 0))
+    account = cache.provenance(chain.name(ENRICH, key, 0))
     assert account["backend"] == "contextual"
-    assert account["prompt"]["prompt"] == chain.artifact("refine", key, 0).text
-    trace = [(step["round"], step["label"], step["origin"]) for step in account["enrich"]]
+    assert account["prompt"]["prompt"] == chain.artifact(REFINE, key, 0).text
+    trace = [(step["round"], step["label"], step["origin"]) for step in account["steps"]]
     assert trace == [(number, label, "llm") for number in (1, 2) for label in ("person 1", "car", "person 2")]
-    steps = chain.steps(key, 0)
-    assert [name for name, _ in steps] == [step["step"] for step in account["enrich"]]
+    steps = chain.reader.steps(key, 0)
+    assert [name for name, _ in steps] == [step["step"] for step in account["steps"]]
     assert all(step.shape == image.shape for _, step in steps)
-    assert Chain(simple.recipe(), cache).steps(key, 0) == []
+    assert Chain(simple.recipe(), cache).reader.steps(key, 0) == []
 
 
 def test_steps_are_not_kept_unless_asked_for_and_change_no_result(tmp_path):
@@ -323,39 +337,43 @@ def test_steps_are_not_kept_unless_asked_for_and_change_no_result(tmp_path):
         cache = Cache(tmp_path / str(keep), codec="png")
         chain = Chain(recipe(keep_steps=keep), cache)
         chain.complete(Item(image, image_key(image), "a.png", "ball"))
-        backgrounds.append(bytes(cache.get(chain.name("enrich", image_key(image), 0))))
-        assert bool(chain.steps(image_key(image), 0)) == keep
+        backgrounds.append(bytes(cache.get(chain.name(ENRICH, image_key(image), 0))))
+        assert bool(chain.reader.steps(image_key(image), 0)) == keep
     assert backgrounds[0] == backgrounds[1]
 
 
 def test_enrichment_is_part_of_the_fingerprint_and_keeps_the_drafts():
     plain, enriched = simple.recipe(), recipe()
     assert enriched.fingerprints()["generate"] == plain.fingerprints()["generate"]
-    assert enriched.background not in plain.fingerprints().values()
-    assert recipe(depth=2).background != enriched.background
-    assert enriched.changed({"enrich.chat.answer": "{}"}).background != enriched.background
-    assert enriched.changed({"enrich.keep_steps": True, "enrich.batch_size": 1}).background == enriched.background
+    before = enriched.fingerprints()["enrich"]
+    assert before not in plain.fingerprints().values()
+    assert recipe(depth=2).fingerprints()["enrich"] != before
+    assert enriched.changed({"enrich.chat.answer": "{}"}).fingerprints()["enrich"] != before
+    assert enriched.changed({"enrich.keep_steps": True, "enrich.batch_size": 1}).fingerprints()["enrich"] == before
     served = enriched.changed({"enrich.inpainter.backend": "webui"})
-    assert served.changed({"enrich.inpainter.base_url": "http://elsewhere"}).background == served.background
+    elsewhere = served.changed({"enrich.inpainter.base_url": "http://elsewhere"})
+    assert elsewhere.fingerprints() == served.fingerprints()
     assert Recipe.from_toml(served.to_toml()) == served
 
 
 def test_the_guard_looks_at_what_the_enrichment_made(tmp_path):
     image = scene(0)[0]
-    guarded = replace(recipe(), guard=OwnClass(detector=SetDetector(("cup",), half=True)))
+    guarded = recipe().changed({"guard": OwnClass(detector=SetDetector(("cup",), half=True))})
     chain = Chain(guarded, Cache(tmp_path, codec="png"))
     outcome = chain.complete(Item(image, image_key(image), "a.png", "cup"), variants=8)
     assert not outcome.failed
-    assert chain.cache.provenance(chain.name("enrich", image_key(image), 0))["guard"] == ["cup"]
+    assert chain.cache.provenance(chain.name(ENRICH, image_key(image), 0))["guard"] == ["cup"]
     for variant in range(8):
-        for kind in ("generate", "enrich"):
-            assert guarded.guard([chain.artifact(kind, image_key(image), variant)], ["cup"]) == [None]
-    tries = [chain.cache.provenance(chain.name("enrich", image_key(image), variant))["attempt"] for variant in range(8)]
+        for kind in (GENERATE, ENRICH):
+            assert guarded.guard(backgrounds=[chain.artifact(kind, image_key(image), variant)], groups=["cup"]) == [
+                None
+            ]
+    tries = [chain.cache.provenance(chain.name(ENRICH, image_key(image), variant))["attempt"] for variant in range(8)]
     assert sum(tries) > 0
 
 
 def test_an_enrichment_that_is_rejected_every_time_fails_and_names_the_stage(tmp_path, monkeypatch):
-    monkeypatch.setattr(ColorInpainter, "__call__", lambda self, images, *_: [Rejected("flagged")] * len(images))
+    monkeypatch.setattr(ColorInpainter, "__call__", lambda self, *, images, **_: [Rejected("flagged")] * len(images))
     write_folder(tmp_path / "images", 1)
     report = prewarm(tmp_path / "images", tmp_path / "cache", recipe(), workers=0, progress=False)
     (failed,) = report.failures
@@ -363,13 +381,13 @@ def test_an_enrichment_that_is_rejected_every_time_fails_and_names_the_stage(tmp
     assert "13 rejected as flagged" in str(report)
 
 
-def test_every_part_is_freed_with_its_stage(tmp_path, monkeypatch):
+def test_every_substage_is_freed_with_its_stage(tmp_path, monkeypatch):
     unloaded = []
-    for part in (SetDetector, SetChat, ColorInpainter):
-        monkeypatch.setattr(part, "unload", lambda self: unloaded.append(self.backend))
+    for substage in (SetDetector, SetChat, ColorInpainter):
+        monkeypatch.setattr(substage, "unload", lambda self: unloaded.append(self.backend))
     write_folder(tmp_path / "images", 1)
     prewarm(tmp_path / "images", tmp_path / "cache", recipe(), workers=0, progress=False)
-    assert unloaded == ["set", "set", "color"]
+    assert unloaded == ["fixed-detector", "fixed-chat", "color-inpainter"]
 
 
 # Real parts
@@ -385,11 +403,12 @@ def painter(inpaint_model):
     return Diffusers(model=str(inpaint_model), steps=2, size=64)
 
 
+@pytest.mark.slow
 def test_a_real_pipeline_repaints_the_mask_and_the_bytes_outside_stay(painter):
     image = noise()
     painter.check()
-    (done,) = stage(inpainter=painter)([image], [PROMPT], [None], [7])
-    masks = np.any([one.mask for one in SetDetector()([image])[0]], axis=0)
+    (done,) = enrich(stage(inpainter=painter), [image])
+    masks = np.any([one.mask for one in SetDetector()(images=[image])[0]], axis=0)
     np.testing.assert_array_equal(done.image[~masks], image[~masks])
     assert (done.image[masks] != image[masks]).any(axis=1).mean() > 0.8
 
@@ -397,8 +416,8 @@ def test_a_real_pipeline_repaints_the_mask_and_the_bytes_outside_stay(painter):
 def test_a_real_pipeline_paints_the_same_in_any_batch(painter):
     images = [noise(n, (64, 64)) for n in range(2)] + [noise(2, (64, 96))]
     masks = [np.full(image.shape[:2], 255, np.uint8) for image in images]
-    together = painter(images, masks, [PROMPT] * 3, [1, 2, 3])
-    (alone,) = painter(images[1:2], masks[1:2], [PROMPT], [2])
+    together = painter(images=images, masks=masks, prompts=[PROMPT] * 3, seeds=[1, 2, 3])
+    (alone,) = painter(images=images[1:2], masks=masks[1:2], prompts=[PROMPT], seeds=[2])
     assert [image.shape for image in together] == [image.shape for image in images]
     assert np.abs(together[1].astype(int) - alone).max() <= 1
     painter.unload()
@@ -435,19 +454,19 @@ def server():
 
 def test_a_served_language_model_is_asked_for_json(server):
     server.answer = 'Of course: {"car": "a rusty blue car in the rain"}'
-    chat = Endpoint(model="words", base_url=f"{server.url}/v1", retries=0)
+    chat = OpenAi(model="words", base_url=f"{server.url}/v1", retries=0)
     chat.check()
-    (done,) = stage(detector=SetDetector(("car",)), chat=chat)([noise()], [PROMPT], [None], [7])
+    (done,) = enrich(stage(detector=SetDetector(("car",)), chat=chat), [noise()])
     assert done.steps[0].prompt.text == "A rusty blue car in the rain"
     server.stop()
-    (failed,) = stage(chat=chat)([noise()], [PROMPT], [None], [7])
+    (failed,) = enrich(stage(chat=chat), [noise()])
     assert isinstance(failed, ItemFailed)
     assert "no server answers there" in str(failed)
 
 
 def test_the_webui_recipe_is_the_second_prototype():
     preset = Recipe.load("webui")
-    assert {kind: one.backend for kind, one in preset.everything.items()}.items() >= {
+    assert {kind: one.backend for kind, one in preset.all_stages.items()}.items() >= {
         "generate": "webui",
         "enrich.detector": "mask-rcnn",
         "enrich.chat": "openai",
@@ -456,6 +475,7 @@ def test_the_webui_recipe_is_the_second_prototype():
     assert preset.enrich.depth == 1
 
 
+@pytest.mark.slow
 def test_augment_run_writes_every_step_and_a_trace_of_them(tmp_path, server, checkpoint, smollm2):
     pytest.importorskip("gpt4all")
     PIL.Image.fromarray(scene(0, (160, 192))[0]).save(tmp_path / "photo.jpg")

@@ -10,9 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from augment.artifacts import Image, Matte, Prompt
-from augment.errors import WeightsError
-from augment.fit import cover
+from augment.artifacts import Image
+from augment.errors import UnavailableError
+from augment.imaging.fit import cover
 from augment.stages.generate.folder import Folder
 
 COLORS = {"a": (200, 30, 30), "b": (30, 200, 30), "sub/c": (30, 30, 200), "sub/d": (200, 200, 30), "e": (30, 200, 200)}
@@ -33,10 +33,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def _call(stage: Folder, seeds: list[int], height: int = 48, width: int = 64) -> list[Image]:
-    plate = np.zeros((height, width, 3), np.uint8)
-    matte = Matte.from_full(np.zeros((height, width), np.uint8))
-    count = len(seeds)
-    return stage([Prompt("anything")] * count, [plate] * count, [matte] * count, seeds)
+    return stage(plates=[np.zeros((height, width, 3), np.uint8)] * len(seeds), seeds=seeds)
 
 
 def _color(background: Image) -> tuple[int, ...]:
@@ -156,9 +153,9 @@ def test_a_folder_without_photographs_is_one_sentence_that_names_the_field(tmp_p
     if content == "unreadable":
         (folder / "bad.png").write_text("no picture")
     else:
-        with pytest.raises(WeightsError, match=rf"generate\.folder: .*{content}"):
+        with pytest.raises(UnavailableError, match=rf"generate\.folder: .*{content}"):
             Folder(str(folder)).check()
-    with pytest.raises(WeightsError, match=rf"generate\.folder: .*{content}"):
+    with pytest.raises(UnavailableError, match=rf"generate\.folder: .*{content}"):
         _call(Folder(str(folder)), [1])
 
 

@@ -6,30 +6,27 @@ import numpy as np
 import pytest
 
 from augment import Cache, Recipe, prewarm
-from augment.artifacts import decode_image
+from augment.artifacts import Rejected, decode_image
 from augment.chain import Chain
-from augment.detect import COCO
 from augment.errors import RecipeError
 from augment.keys import image_key
+from augment.models.mask_rcnn import COCO
 from augment.stages.base import Item
 from augment.stages.coco import SYNONYMS, equivalents
-from augment.stages.guard import OwnClass, ShowsClass
+from augment.stages.guard.own_class import OwnClass
+from augment.testing.pictures import scene, write_folder
 from tests import enriching, simple
 from tests.enriching import SetDetector
-from tests.pictures import scene, write_folder
 
 
 @pytest.fixture(autouse=True)
-def _set_parts(monkeypatch):
-    simple.register(monkeypatch)
-    enriching.register(monkeypatch)
+def _no_calls_so_far():
+    enriching.forget()
 
 
 def guarded(labels=("cup",), half=True, **settings):
     """The simple recipe with a guard whose detector finds these labels."""
-    guard = OwnClass(detector=SetDetector(labels, half), **settings)
-    table = guard.settings() | {"backend": "own-class", "detector": guard.detector}
-    return Recipe.from_dict(simple.recipe(retries=12).to_dict() | {"guard": table})
+    return simple.recipe(retries=12, guard=OwnClass(detector=SetDetector(labels, half), **settings))
 
 
 COCO_CLASSES = tuple(SYNONYMS)
@@ -81,10 +78,10 @@ def test_the_recipe_adds_to_the_table_and_overrides_it():
 def test_only_what_the_image_is_of_is_a_reason_to_reject():
     guard = OwnClass(detector=SetDetector(("dog", "car")))
     image = np.zeros((96, 112, 3), np.uint8)
-    assert guard([image] * 3, ["puppy", "cup", "taxi"]) == [
-        ShowsClass("showing dog", ("dog",)),
+    assert guard(backgrounds=[image] * 3, groups=["puppy", "cup", "taxi"]) == [
+        Rejected("showing dog", ("dog",)),
         None,
-        ShowsClass("showing car", ("car",)),
+        Rejected("showing car", ("car",)),
     ]
 
 
@@ -92,7 +89,7 @@ def test_a_class_that_cannot_be_checked_passes_with_one_warning(caplog):
     guard = OwnClass(detector=SetDetector())
     image = np.zeros((96, 112, 3), np.uint8)
     with caplog.at_level(logging.WARNING):
-        assert guard([image] * 4, ["pipette", "pipette", None, None]) == [None] * 4
+        assert guard(backgrounds=[image] * 4, groups=["pipette", "pipette", None, None]) == [None] * 4
     assert not enriching.CALLS, "nothing to look for, so nothing is detected"
     first, second = [record.getMessage() for record in caplog.records]
     assert "the class 'pipette'" in first
@@ -102,8 +99,9 @@ def test_a_class_that_cannot_be_checked_passes_with_one_warning(caplog):
 
 def test_a_dataset_of_one_class_names_it_in_the_recipe():
     guard = OwnClass(group="dog", detector=SetDetector(("dog",)))
-    assert guard([np.zeros((96, 112, 3), np.uint8)] * 2, [None, "cup"])[0] == ShowsClass("showing dog", ("dog",))
-    assert guard.labels("cup") == ("cup",)
+    image = np.zeros((96, 112, 3), np.uint8)
+    assert guard(backgrounds=[image] * 2, groups=[None, "cup"])[0] == Rejected("showing dog", ("dog",))
+    assert guard.account("cup") == ("cup",)
 
 
 def test_no_accepted_background_shows_the_class_and_the_summary_counts_the_rejected(tmp_path):
@@ -118,7 +116,7 @@ def test_no_accepted_background_shows_the_class_and_the_summary_counts_the_rejec
     names = [name for name in cache.names() if name.startswith("background/")]
     assert len(names) == 20
     detect = recipe.guard.detector
-    assert all(detect([decode_image(cache.get(name))]) == [[]] for name in names)
+    assert all(detect(images=[decode_image(cache.get(name))]) == [[]] for name in names)
     accounts = [cache.provenance(name) for name in names]
     assert all(account["guard"] == ["cup"] for account in accounts)
     assert sum(len(account["rejected"]) for account in accounts) == rejected
@@ -129,9 +127,9 @@ def test_another_try_names_the_class_in_its_negative_prompt(tmp_path, monkeypatc
     negatives = []
     before = simple.NoiseGenerator.__call__
 
-    def call(self, prompts, plates, mattes, seeds):
+    def call(self, *, prompts, plates, seeds, **_):
         negatives.extend(prompt.negative for prompt in prompts)
-        return before(self, prompts, plates, mattes, seeds)
+        return before(self, prompts=prompts, plates=plates, seeds=seeds)
 
     monkeypatch.setattr(simple.NoiseGenerator, "__call__", call)
     image = scene(0)[0]
@@ -146,10 +144,15 @@ def test_the_guard_is_part_of_the_fingerprint_and_its_device_is_not():
     plain = simple.recipe()
     recipe = plain.changed({"guard.backend": "own-class"})
     assert recipe.fingerprints()["refine"] == plain.fingerprints()["refine"]
-    assert recipe.background != plain.background
-    assert recipe.changed({"guard.detector.score": 0.3}).background != recipe.background
-    assert recipe.changed({"guard.equivalents": {"mug": ["cup"]}}).background != recipe.background
-    assert recipe.changed({"guard.detector.device": "cpu"}).background == recipe.background
+    assert recipe.fingerprints()["generate"] != plain.fingerprints()["generate"]
+    assert recipe.changed({"guard.detector.score": 0.3}).fingerprints()["generate"] != recipe.fingerprints()["generate"]
+    assert (
+        recipe.changed({"guard.equivalents": {"mug": ["cup"]}}).fingerprints()["generate"]
+        != recipe.fingerprints()["generate"]
+    )
+    assert (
+        recipe.changed({"guard.detector.device": "cpu"}).fingerprints()["generate"] == recipe.fingerprints()["generate"]
+    )
 
 
 def test_a_guard_survives_toml_and_its_errors_name_the_field():
@@ -168,7 +171,7 @@ def test_an_equivalent_that_the_detector_does_not_know_is_said_before_any_work(t
 
 
 def test_a_detector_that_breaks_fails_the_item_and_accepts_nothing(tmp_path, monkeypatch):
-    def broken(self, images):
+    def broken(self, *, images):
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(SetDetector, "__call__", broken)
@@ -176,7 +179,7 @@ def test_a_detector_that_breaks_fails_the_item_and_accepts_nothing(tmp_path, mon
     chain = Chain(guarded(), Cache(tmp_path))
     outcome = chain.complete(Item(image, image_key(image), "a.png", "cup"))
     assert [reason for _, reason in outcome.failed] == ["RuntimeError: out of luck"]
-    assert chain.artifact("generate", image_key(image), 0) is None
+    assert chain.artifact(simple.GENERATE, image_key(image), 0) is None
 
 
 def test_the_detector_is_freed_with_the_generator(tmp_path, monkeypatch):

@@ -6,23 +6,24 @@ import pytest
 
 from augment.artifacts import Matte
 from augment.errors import ItemFailed
-from augment.stages.inpaint import BACKENDS
+from augment.stages.inpaint import Inpainter
 from augment.stages.inpaint.exemplar import Exemplar
 from augment.stages.inpaint.opencv import NavierStokes, Telea
-from tests.test_resynthesis import MAGENTA, ellipse, landscape, magenta_pixels, painted
+from augment.stages.kinds import find_backend
+from tests.imaging.test_resynthesis import MAGENTA, ellipse, landscape, magenta_pixels, painted
 
 STAGES = [Exemplar(), Telea(), NavierStokes()]
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.backend)
 
 
 def plate_of(stage, image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    plate = stage([image], [Matte.from_full(alpha)])[0]
+    plate = stage(images=[image], mattes=[Matte.from_full(alpha)])[0]
     assert isinstance(plate, np.ndarray)
     return plate
 
 
 def test_each_backend_is_found_by_its_name():
-    assert {name: BACKENDS[name] for name in ("exemplar", "telea", "navier-stokes")} == {
+    assert {name: find_backend(Inpainter, name) for name in Inpainter.backends} == {
         "exemplar": Exemplar,
         "telea": Telea,
         "navier-stokes": NavierStokes,
@@ -63,16 +64,16 @@ def test_the_plate_has_the_images_own_size(stage, size):
 def test_each_item_is_the_same_in_any_batch(stage):
     scenes = [painted(), painted(90, 90, 0.4, 0.2), painted(60, 130)]
     images, mattes = [image for image, _ in scenes], [Matte.from_full(alpha) for _, alpha in scenes]
-    together = stage(images, mattes)
+    together = stage(images=images, mattes=mattes)
     for image, matte, plate in zip(images, mattes, together, strict=True):
-        np.testing.assert_array_equal(stage([image], [matte])[0], plate)
+        np.testing.assert_array_equal(stage(images=[image], mattes=[matte])[0], plate)
 
 
 @each_stage
 def test_a_hole_that_covers_the_image_fails_with_a_sentence_and_the_rest_goes_on(stage):
     image, alpha = painted()
     full = Matte.from_full(np.full_like(alpha, 255))
-    failed, plate = stage([image, image], [full, Matte.from_full(alpha)])
+    failed, plate = stage(images=[image, image], mattes=[full, Matte.from_full(alpha)])
     assert isinstance(failed, ItemFailed)
     assert "no visible pixel" in str(failed)
     assert plate.shape == image.shape

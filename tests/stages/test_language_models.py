@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from augment.artifacts import Prompt
-from augment.errors import ItemFailed, WeightsError
-from augment.stages.chat_template import prompt_template, read_metadata
-from augment.stages.light import find_lights
-from augment.stages.refine.answers import class_pattern, clip_tokens
-from augment.stages.refine.endpoint import Endpoint
+from augment.errors import ItemFailed, UnavailableError
+from augment.imaging.light import find_lights
+from augment.models.chat_template import prompt_template, read_metadata
 from augment.stages.refine.gpt4all import Gpt4All
+from augment.stages.refine.openai import OpenAi
 from augment.stages.refine.templates import plan
+from augment.stages.text import class_pattern, clip_tokens
 from tests.chat_server import ChatServer
 
 # GPT4All
@@ -84,15 +84,15 @@ def test_a_broken_or_hostile_chat_template_is_not_used(tmp_path: Path, template:
 def test_a_file_that_is_not_gguf_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=re.escape(str(path))):
-        Gpt4All(model=str(path))(["a beach"], [None], [0], [0])
+    with pytest.raises(UnavailableError, match=re.escape(str(path))):
+        Gpt4All(model=str(path))(captions=["a beach"], groups=[None], variants=[0], seeds=[0])
 
 
 def test_a_model_that_cannot_be_had_offline_fails_at_once_with_the_way_out(tmp_path: Path) -> None:
     pytest.importorskip("gpt4all")
     stage = Gpt4All(folder=str(tmp_path))
     started = time.monotonic()
-    with pytest.raises(WeightsError, match=r"mistral-7b-instruct-v0\.1\.Q4_0\.gguf"):
+    with pytest.raises(UnavailableError, match=r"mistral-7b-instruct-v0\.1\.Q4_0\.gguf"):
         stage.check()
     assert time.monotonic() - started < 5
 
@@ -108,8 +108,8 @@ def llm(smollm2: Path) -> Gpt4All:
 def test_gpt4all_describes_the_place_the_same_way_in_any_batch(llm: Gpt4All) -> None:
     llm.check()
     captions, groups = ["a dog on a beach", "a lawn by a lake", "a street"], ["dog", None, "car"]
-    together = llm(captions, groups, [0, 1, 2], [5, 5, 5])
-    assert llm(captions[1:2], groups[1:2], [1], [5]) == together[1:2]
+    together = llm(captions=captions, groups=groups, variants=[0, 1, 2], seeds=[5, 5, 5])
+    assert llm(captions=captions[1:2], groups=groups[1:2], variants=[1], seeds=[5]) == together[1:2]
     for prompt, group in zip(together, groups, strict=True):
         assert isinstance(prompt, Prompt)
         assert clip_tokens(prompt.text) <= 75
@@ -124,7 +124,7 @@ def test_gpt4all_describes_the_place_the_same_way_in_any_batch(llm: Gpt4All) -> 
 def test_gpt4all_s_time_limit_gives_the_template_s_prompt_and_unloading_drops_the_model(smollm2: Path) -> None:
     pytest.importorskip("gpt4all")
     hurried = Gpt4All(model=str(smollm2), time_limit=0.001, max_tokens=40, threads=1)
-    (prompt,) = hurried(["a dog on a beach"], ["dog"], [0], [5])
+    (prompt,) = hurried(captions=["a dog on a beach"], groups=["dog"], variants=[0], seeds=[5])
     assert isinstance(prompt, Prompt)
     assert prompt.origin == "template (no whole answer in 0.001 s)"
     assert prompt.text == plan("a dog on a beach", "dog", 0, 5).text
@@ -138,8 +138,8 @@ def test_a_model_that_llama_cpp_refuses_is_named_with_its_reason(smollm2: Path, 
     torn = tmp_path / "torn.gguf"
     shutil.copy(smollm2, torn)
     os.truncate(torn, 40_000_000)
-    with pytest.raises(WeightsError, match=rf"{re.escape(str(torn))}.*cannot load it"):
-        Gpt4All(model=str(torn), threads=1)(["a lawn"], [None], [0], [0])
+    with pytest.raises(UnavailableError, match=rf"{re.escape(str(torn))}.*cannot load it"):
+        Gpt4All(model=str(torn), threads=1)(captions=["a lawn"], groups=[None], variants=[0], seeds=[0])
 
 
 def test_gpt4all_prints_nothing_while_it_loads(smollm2: Path) -> None:
@@ -147,7 +147,8 @@ def test_gpt4all_prints_nothing_while_it_loads(smollm2: Path) -> None:
     code = (
         "import sys; from augment.stages.refine.gpt4all import Gpt4All; "
         "stage = Gpt4All(model=sys.argv[1], threads=1, time_limit=0.001); "
-        "print(stage(['a lawn'], [None], [0], [0])[0].origin); print('still here', file=sys.stderr)"
+        "(prompt,) = stage(captions=['a lawn'], groups=[None], variants=[0], seeds=[0]); "
+        "print(prompt.origin); print('still here', file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(smollm2)], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("template")
@@ -157,15 +158,17 @@ def test_gpt4all_prints_nothing_while_it_loads(smollm2: Path) -> None:
 # A server
 
 
-def ask(stage: Endpoint, count: int = 1) -> list[Prompt | ItemFailed]:
-    return stage(["a dog on a beach"] * count, ["dog"] * count, range(count), range(count))
+def ask(stage: OpenAi, count: int = 1) -> list[Prompt | ItemFailed]:
+    return stage(
+        captions=["a dog on a beach"] * count, groups=["dog"] * count, variants=range(count), seeds=range(count)
+    )
 
 
 def test_a_server_s_answer_becomes_a_prompt() -> None:
     with ChatServer() as server:
-        stage = Endpoint(model="words", base_url=server.url, temperature=0.5, max_tokens=64)
+        stage = OpenAi(model="words", base_url=server.url, temperature=0.5, max_tokens=64)
         stage.check()
-        (prompt,) = stage(["a dog on a beach"], ["dog"], [0], [2**62 + 9])
+        (prompt,) = stage(captions=["a dog on a beach"], groups=["dog"], variants=[0], seeds=[2**62 + 9])
     assert isinstance(prompt, Prompt)
     assert prompt.text.startswith("A wide beach with wet sand and low waves, ")
     assert prompt.origin == "llm"
@@ -176,7 +179,7 @@ def test_a_server_s_answer_becomes_a_prompt() -> None:
 def test_the_key_comes_from_the_environment_and_stays_out_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with ChatServer() as server:
-        stage = Endpoint(model="words", base_url=server.url)
+        stage = OpenAi(model="words", base_url=server.url)
         ask(stage)
         assert server.keys == ["Bearer sk-secret"]
         assert "secret" not in repr(stage) + str(stage.settings()) + str(stage.__getstate__())
@@ -189,7 +192,7 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_stage(monkeypat
 def test_a_server_s_passing_faults_are_tried_again() -> None:
     with ChatServer() as server:
         server.statuses = [500, 429]
-        (prompt,) = ask(Endpoint(model="words", base_url=server.url, retries=2))
+        (prompt,) = ask(OpenAi(model="words", base_url=server.url, retries=2))
     assert isinstance(prompt, Prompt)
     assert len(server.requests) == 3
 
@@ -197,7 +200,7 @@ def test_a_server_s_passing_faults_are_tried_again() -> None:
 def test_a_server_s_lasting_fault_fails_that_item_alone() -> None:
     with ChatServer() as server:
         server.statuses = [500]
-        failed, prompt = ask(Endpoint(model="words", base_url=server.url, retries=0, concurrency=1), 2)
+        failed, prompt = ask(OpenAi(model="words", base_url=server.url, retries=0, concurrency=1), 2)
     assert isinstance(failed, ItemFailed)
     assert server.url in str(failed)
     assert "HTTP 500" in str(failed)
@@ -207,7 +210,7 @@ def test_a_server_s_lasting_fault_fails_that_item_alone() -> None:
 def test_a_refused_question_fails_with_the_server_s_words() -> None:
     with ChatServer() as server:
         server.statuses, server.message = [400], "the context is too short"
-        (failed,) = ask(Endpoint(model="words", base_url=server.url))
+        (failed,) = ask(OpenAi(model="words", base_url=server.url))
     assert isinstance(failed, ItemFailed)
     assert "the context is too short" in str(failed)
     assert len(server.requests) == 1  # asking again would not help
@@ -216,7 +219,7 @@ def test_a_refused_question_fails_with_the_server_s_words() -> None:
 def test_a_setting_that_the_model_does_not_take_is_left_out() -> None:
     with ChatServer() as server:
         server.statuses, server.param = [400], "max_tokens"
-        (prompt,) = ask(Endpoint(model="words", base_url=server.url))
+        (prompt,) = ask(OpenAi(model="words", base_url=server.url))
     assert isinstance(prompt, Prompt)
     assert "max_tokens" not in server.requests[1]
     assert server.requests[1]["max_completion_tokens"] == 120
@@ -228,7 +231,7 @@ def test_a_setting_that_the_model_does_not_take_is_left_out() -> None:
 def test_garbage_from_a_server_fails_the_item(body: bytes) -> None:
     with ChatServer() as server:
         server.body = body
-        (failed,) = ask(Endpoint(model="words", base_url=server.url, retries=0))
+        (failed,) = ask(OpenAi(model="words", base_url=server.url, retries=0))
     assert isinstance(failed, ItemFailed)
     assert server.url in str(failed)
 
@@ -236,7 +239,7 @@ def test_garbage_from_a_server_fails_the_item(body: bytes) -> None:
 def test_a_slow_server_fails_the_item_after_the_timeout() -> None:
     with ChatServer() as server:
         server.delay = 1.5
-        (failed,) = ask(Endpoint(model="words", base_url=server.url, retries=0, timeout=0.2))
+        (failed,) = ask(OpenAi(model="words", base_url=server.url, retries=0, timeout=0.2))
         assert isinstance(failed, ItemFailed)
         assert "0.2 s" in str(failed)
 
@@ -244,7 +247,7 @@ def test_a_slow_server_fails_the_item_after_the_timeout() -> None:
 def test_questions_go_out_together_up_to_the_limit_and_come_back_in_order() -> None:
     with ChatServer() as server:
         server.delay = 0.1
-        prompts = ask(Endpoint(model="words", base_url=server.url, concurrency=3), 9)
+        prompts = ask(OpenAi(model="words", base_url=server.url, concurrency=3), 9)
     assert server.most_at_once == 3
     lights = [plan("a dog on a beach", "dog", n, n).light for n in range(9)]
     assert [find_lights(prompt.text) for prompt in prompts if isinstance(prompt, Prompt)] == [
@@ -255,7 +258,7 @@ def test_questions_go_out_together_up_to_the_limit_and_come_back_in_order() -> N
 def test_an_unusable_answer_from_a_server_gives_the_template_s_prompt() -> None:
     with ChatServer() as server:
         server.answer = "I'm sorry, but I can't help with that."
-        (prompt,) = ask(Endpoint(model="words", base_url=server.url))
+        (prompt,) = ask(OpenAi(model="words", base_url=server.url))
     assert isinstance(prompt, Prompt)
     assert prompt.origin.startswith("template (")
 
@@ -266,20 +269,20 @@ def test_an_unusable_answer_from_a_server_gives_the_template_s_prompt() -> None:
 def test_what_no_item_can_escape_ends_the_work(status: int, words: str) -> None:
     with ChatServer() as server:
         server.statuses = [status] * 20
-        with pytest.raises(WeightsError, match=words):
-            ask(Endpoint(model="words", base_url=server.url), 6)
+        with pytest.raises(UnavailableError, match=words):
+            ask(OpenAi(model="words", base_url=server.url), 6)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
     with ChatServer() as server:
         url = server.url
-    with pytest.raises(WeightsError, match=f"{re.escape(url)}: no server answers there .*base_url"):
-        Endpoint(model="words", base_url=url, retries=0).check()
+    with pytest.raises(UnavailableError, match=f"{re.escape(url)}: no server answers there .*base_url"):
+        OpenAi(model="words", base_url=url, retries=0).check()
 
 
 def test_a_server_that_goes_away_fails_the_items_and_the_later_ones_do_not_wait() -> None:
     with ChatServer() as server:
-        stage = Endpoint(model="words", base_url=server.url, retries=1, concurrency=1)
+        stage = OpenAi(model="words", base_url=server.url, retries=1, concurrency=1)
         assert isinstance(ask(stage)[0], Prompt)
     started = time.monotonic()
     failed = ask(stage, 20)

@@ -16,9 +16,9 @@ import torch
 import torchvision.models.detection as torchvision_detection
 from safetensors.torch import load_file, save_file
 
-from augment.detect import MaskRCNN
-from augment.errors import RecipeError, WeightsError
-from augment.stages.base import Item
+from augment.artifacts import Image
+from augment.errors import RecipeError, UnavailableError
+from augment.stages.detect.mask_rcnn import MaskRcnn as Detector
 from augment.stages.remove.mask_rcnn import MaskRcnn
 
 # The real network at a fraction of its working size: at 800 pixels the CPU takes many seconds an image.
@@ -57,26 +57,26 @@ def stage(checkpoint: Path) -> MaskRcnn:
 
 
 @pytest.fixture(scope="module")
-def photos() -> list[Item]:
+def photos() -> list[Image]:
     cat, coffee = skimage.data.chelsea(), skimage.data.coffee()
-    return [Item(image, str(n)) for n, image in enumerate((cat, coffee, np.ascontiguousarray(cat[:, ::-1])))]
+    return [cat, coffee, np.ascontiguousarray(cat[:, ::-1])]
 
 
-def test_matte_is_the_union_of_what_was_found_and_has_the_images_size(stage: MaskRcnn, photos: list[Item]) -> None:
+def test_matte_is_the_union_of_what_was_found_and_has_the_images_size(stage: MaskRcnn, photos: list[Image]) -> None:
     stage.check()
-    (matte,) = stage(photos[:1])
-    (detections,) = stage._detector([photos[0].image])
+    (matte,) = stage(images=photos[:1])
+    (detections,) = stage.detect(photos[:1])
     union = np.any([d.mask for d in detections if d.mask.mean() >= stage.min_area], axis=0)
     assert {d.label for d in detections} == {"cat"}
-    assert matte.size == photos[0].image.shape[:2]
+    assert matte.size == photos[0].shape[:2]
     assert matte.unusable is None
     assert 0.5 < matte.confidence <= 1
     assert np.mean((matte.full() >= 128) == union) > 0.99
 
 
-def test_matte_does_not_depend_on_its_batch(stage: MaskRcnn, photos: list[Item]) -> None:
-    together = stage(photos)
-    alone = [stage([photo])[0] for photo in photos]
+def test_matte_does_not_depend_on_its_batch(stage: MaskRcnn, photos: list[Image]) -> None:
+    together = stage(images=photos)
+    alone = [stage(images=[photo])[0] for photo in photos]
     assert [matte.to_bytes() for matte in together] == [matte.to_bytes() for matte in alone]
 
 
@@ -89,12 +89,22 @@ def test_matte_does_not_depend_on_its_batch(stage: MaskRcnn, photos: list[Item])
     ],
 )
 def test_only_chosen_and_large_enough_objects_count(
-    stage: MaskRcnn, photos: list[Item], settings: dict[str, Any], reason: str | None
+    stage: MaskRcnn, photos: list[Image], settings: dict[str, Any], reason: str | None
 ) -> None:
     other = replace(stage, **settings)
-    other.__dict__["_detector"] = stage._detector  # loaded once
-    (matte,) = other(photos[:1])
+    other.__dict__["_network"] = stage._network  # loaded once
+    (matte,) = other(images=photos[:1])
     assert matte.unusable == reason
+
+
+def test_the_detector_is_the_same_network_with_the_same_settings(stage: MaskRcnn, photos: list[Image]) -> None:
+    detector = Detector(stage.model, names=NAMES)
+    detector.__dict__["_network"] = stage._network  # loaded once
+    assert detector.classes == stage.labels == NAMES
+    (found,) = detector(images=photos[:1])
+    assert [one.box for one in found] == [one.box for one in stage.detect(photos[:1])[0]]
+    detector.unload()
+    assert set(vars(detector)) == set(detector.settings())
 
 
 def test_unknown_class_is_named_before_anything_is_loaded() -> None:
@@ -103,31 +113,31 @@ def test_unknown_class_is_named_before_anything_is_loaded() -> None:
 
 
 def test_torch_checkpoint_gives_the_same_and_draws_no_random_numbers(
-    stage: MaskRcnn, checkpoint: Path, photos: list[Item], tmp_path: Path
+    stage: MaskRcnn, checkpoint: Path, photos: list[Image], tmp_path: Path
 ) -> None:
     before = torch.get_rng_state()
     nested = tmp_path / "nested.pth"
     torch.save({"model": load_file(checkpoint), "epoch": 3}, nested)
-    (matte,) = replace(stage, model=str(nested))(photos[:1])
-    assert matte.to_bytes() == stage(photos[:1])[0].to_bytes()
+    (matte,) = replace(stage, model=str(nested))(images=photos[:1])
+    assert matte.to_bytes() == stage(images=photos[:1])[0].to_bytes()
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_checkpoint_that_is_a_program_is_refused(tmp_path: Path) -> None:
     evil = tmp_path / "evil.pth"
     evil.write_bytes(pickle.dumps({"model": Path("x")}))
-    with pytest.raises(WeightsError, match=r"evil\.pth: .*\.safetensors"):
-        MaskRCNN(str(evil), NAMES)([np.zeros((32, 32, 3), np.uint8)])
+    with pytest.raises(UnavailableError, match=r"evil\.pth: .*\.safetensors"):
+        Detector(str(evil), NAMES)(images=[np.zeros((32, 32, 3), np.uint8)])
 
 
 def test_checkpoint_with_other_classes_says_how_many_it_has(checkpoint: Path) -> None:
-    with pytest.raises(WeightsError, match="has 2 classes besides the background, but 3 names are given"):
-        MaskRCNN(str(checkpoint), ("a", "b", "c"))([np.zeros((32, 32, 3), np.uint8)])
+    with pytest.raises(UnavailableError, match="has 2 classes besides the background, but 3 names are given"):
+        Detector(str(checkpoint), ("a", "b", "c"))(images=[np.zeros((32, 32, 3), np.uint8)])
 
 
 def test_coco_weights_that_are_not_here_are_asked_for_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"COCO_V1: not on this machine .* fetch it with: python -c"):
+    with pytest.raises(UnavailableError, match=r"COCO_V1: not on this machine .* fetch it with: python -c"):
         MaskRcnn().check()

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import pytest
 
 from augment.artifacts import Prompt
-from augment.stages.chat import Message
-from augment.stages.light import LIGHTS, find_lights
-from augment.stages.refine.answers import class_pattern, clean_answer, clip_tokens, cut
+from augment.imaging.light import LIGHTS, find_lights
+from augment.models.chat import Message
 from augment.stages.refine.llm import refine
 from augment.stages.refine.templates import Templates, plan
+from augment.stages.text import class_pattern, clean_answer, clip_tokens, cut
 
 MEASURED = (
     "a bright pale blue upper part over a dark green lower part, in cool light, rich coarse texture, in sharp focus"
@@ -22,7 +22,9 @@ CAPTIONS = ("a dog on a beach", "a bathroom with a toilet and a sink", "two cars
 
 
 def templates(caption: str, group: str | None = None, variants: int = 1, seed: int = 7) -> list[Prompt]:
-    return Templates()([caption] * variants, [group] * variants, range(variants), [seed] * variants)
+    return Templates()(
+        captions=[caption] * variants, groups=[group] * variants, variants=range(variants), seeds=[seed] * variants
+    )
 
 
 # Templates
@@ -50,9 +52,9 @@ def test_prompts_fit_the_text_encoder(caption: str) -> None:
 
 def test_a_prompt_depends_on_its_own_entry_alone() -> None:
     groups, variants, seeds = ["dog", None, "car", None, None], [0, 3, 1, 2, 5], [1, 2, 3, 4, 5]
-    together = Templates()(CAPTIONS, groups, variants, seeds)
+    together = Templates()(captions=CAPTIONS, groups=groups, variants=variants, seeds=seeds)
     entries = zip(CAPTIONS, groups, variants, seeds, strict=True)
-    assert together == [Templates()([c], [g], [v], [s])[0] for c, g, v, s in entries]
+    assert together == [Templates()(captions=[c], groups=[g], variants=[v], seeds=[s])[0] for c, g, v, s in entries]
 
 
 def test_images_with_one_caption_start_with_different_lights() -> None:
@@ -108,7 +110,7 @@ def test_indoor_captions_get_no_open_sky_and_outdoor_ones_no_lamps() -> None:
         assert not {name for name in names if kinds[name] == wrong}
 
 
-def test_a_measured_caption_becomes_a_place_of_its_colours_and_texture() -> None:
+def test_a_measured_caption_becomes_a_place_of_its_colors_and_texture() -> None:
     for variant in range(20):
         scene = plan(MEASURED, None, variant, 3)
         assert "in pale blue and dark green tones, rich coarse texture" in scene.text
@@ -276,7 +278,7 @@ def test_a_light_that_the_answer_already_names_is_not_named_again() -> None:
 @pytest.mark.parametrize("answer", ["", "I'm sorry, I can't do that.", "A dog.", "loop " * 50])
 def test_without_a_usable_answer_the_prompt_is_the_template_s_and_says_so(answer: str) -> None:
     prompt = refine(lambda messages, seed=0: answer, "a dog on a beach", "dog", 2, 7)
-    (expected,) = Templates()(["a dog on a beach"], ["dog"], [2], [7])
+    (expected,) = Templates()(captions=["a dog on a beach"], groups=["dog"], variants=[2], seeds=[7])
     assert (prompt.text, prompt.negative) == (expected.text, expected.negative)
     assert prompt.origin == "template (nothing usable in the answer)"
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from augment.artifacts import Matte
-from augment.errors import WeightsError
-from augment.stages.base import Item
-from augment.stages.remove.rembg import AlphaMatting, Rembg
+from augment.errors import UnavailableError
+from augment.models.rembg import AlphaMatting
+from augment.stages.remove.rembg import Rembg
 
 OBJECT = "animals/mammals/apes/chimp.png"
 PLACE = "Path/contents/images/2560x1600.jpg"
@@ -34,7 +34,7 @@ def iou(matte: Matte, truth: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def scene(stamps: Path, wallpapers: Path) -> tuple[Item, np.ndarray]:
+def scene(stamps: Path, wallpapers: Path) -> tuple[np.ndarray, np.ndarray]:
     """An upright photograph with one object, and the object's true alpha."""
     picture = place(wallpapers, (360, 520))
     with Image.open(stamps / OBJECT) as stamp:
@@ -43,7 +43,7 @@ def scene(stamps: Path, wallpapers: Path) -> tuple[Item, np.ndarray]:
     truth = Image.new("L", picture.size)
     truth.paste(cutout.getchannel("A"), (40, 160))
     picture.paste(cutout, (40, 160), cutout)
-    return Item(np.asarray(picture), "scene"), np.asarray(truth)
+    return np.asarray(picture), np.asarray(truth)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +53,17 @@ def stage(isnet: Path) -> Rembg:
 
 
 @pytest.fixture(scope="module")
-def mattes(stage: Rembg, scene: tuple[Item, np.ndarray], wallpapers: Path) -> list[Matte]:
+def mattes(stage: Rembg, scene: tuple[np.ndarray, np.ndarray], wallpapers: Path) -> list[Matte]:
     """Of the scene, and of a place without an object, in one batch."""
     stage.check()
-    return stage([scene[0], Item(np.asarray(place(wallpapers, (400, 300))), "empty")])
+    return stage(images=[scene[0], np.asarray(place(wallpapers, (400, 300)))])
 
 
 def test_matte_of_a_real_object_is_right_and_has_the_images_geometry(
-    mattes: list[Matte], scene: tuple[Item, np.ndarray]
+    mattes: list[Matte], scene: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    item, truth = scene
-    assert mattes[0].size == item.image.shape[:2] == (520, 360)
+    image, truth = scene
+    assert mattes[0].size == image.shape[:2] == (520, 360)
     assert mattes[0].unusable is None
     assert mattes[0].confidence > 0.9
     assert iou(mattes[0], truth) > 0.95
@@ -76,28 +76,32 @@ def test_place_without_an_object_is_doubtful(mattes: list[Matte]) -> None:
 
 
 def test_matte_does_not_depend_on_its_batch_and_the_session_is_built_once(
-    stage: Rembg, mattes: list[Matte], scene: tuple[Item, np.ndarray]
+    stage: Rembg, mattes: list[Matte], scene: tuple[np.ndarray, np.ndarray]
 ) -> None:
     network = stage._network
-    (alone,) = stage([scene[0]])
+    (alone,) = stage(images=[scene[0]])
     assert alone.to_bytes() == mattes[0].to_bytes()
     assert stage._network is network
 
 
 def test_model_in_rembgs_home_is_used_by_its_name(
-    isnet: Path, mattes: list[Matte], scene: tuple[Item, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    isnet: Path,
+    mattes: list[Matte],
+    scene: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     (tmp_path / "isnet-general-use.onnx").symlink_to(isnet)
-    (matte,) = Rembg()([scene[0]])
+    (matte,) = Rembg()(images=[scene[0]])
     assert matte.to_bytes() == mattes[0].to_bytes()
 
 
 def test_several_images_at_once_give_the_same_as_one_after_another(
-    stage: Rembg, mattes: list[Matte], scene: tuple[Item, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    stage: Rembg, mattes: list[Matte], scene: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")  # two images at once; the session keeps its own threads
-    both = stage([scene[0], scene[0]])
+    both = stage(images=[scene[0], scene[0]])
     assert [matte.to_bytes() for matte in both] == [mattes[0].to_bytes()] * 2
 
 
@@ -113,20 +117,21 @@ def test_flat_prediction_is_unusable_not_nan(stage: Rembg, monkeypatch: pytest.M
         get_inputs = recorder._session.get_inputs
 
     monkeypatch.setattr(recorder, "_session", Flat())
-    (matte,) = stage([Item(np.full((30, 40, 3), 90, np.uint8), "flat")])
+    (matte,) = stage(images=[np.full((30, 40, 3), 90, np.uint8)])
     assert matte.unusable == "flat: the network predicts the same everywhere"
     assert matte.size == (30, 40)
     assert matte.confidence == 0
 
 
-def test_alpha_matting_refines_the_edge_and_frees_its_colours(
-    stage: Rembg, mattes: list[Matte], scene: tuple[Item, np.ndarray], caplog: pytest.LogCaptureFixture
+@pytest.mark.slow
+def test_alpha_matting_refines_the_edge_and_frees_its_colors(
+    stage: Rembg, mattes: list[Matte], scene: tuple[np.ndarray, np.ndarray], caplog: pytest.LogCaptureFixture
 ) -> None:
-    item, truth = scene
+    image, truth = scene
     refining = replace(stage, alpha_matting=AlphaMatting(erode=4))
     refining.__dict__["_network"] = stage._network
     with caplog.at_level(logging.WARNING):
-        (matte,) = refining([item])
+        (matte,) = refining(images=[image])
     soft = (matte.alpha > 0) & (matte.alpha < 255)
     assert matte.size == mattes[0].size
     assert iou(matte, truth) > iou(mattes[0], truth)
@@ -145,14 +150,14 @@ def test_unloaded_stage_is_its_settings_alone(isnet: Path) -> None:
 def test_broken_file_is_named(tmp_path: Path) -> None:
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(b"torn")
-    with pytest.raises(WeightsError, match=r"torn\.onnx: onnxruntime cannot load it"):
-        Rembg(str(torn))([Item(np.zeros((8, 8, 3), np.uint8), "x")])
+    with pytest.raises(UnavailableError, match=r"torn\.onnx: onnxruntime cannot load it"):
+        Rembg(str(torn))(images=[np.zeros((8, 8, 3), np.uint8)])
 
 
 def test_missing_library_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        WeightsError, match=r'onnxruntime is not installed: pip install "augment-backgrounds\[models\]"'
+        UnavailableError, match=r'onnxruntime is not installed: pip install "augment-backgrounds\[models\]"'
     ):
         Rembg().check()
 
@@ -162,13 +167,13 @@ def test_cuda_that_is_not_there_is_an_error(isnet: Path) -> None:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(WeightsError, match='device = "cuda"'):
+    with pytest.raises(UnavailableError, match='device = "cuda"'):
         Rembg(str(isnet), device="cuda").check()
 
 
 def test_sessions_need_neither_numba_nor_the_rest_of_rembg() -> None:
     code = (
-        "import sys; from augment.weights import rembg_sessions; assert 'isnet-general-use' in rembg_sessions();"
+        "import sys; from augment.models.rembg import rembg_sessions; assert 'isnet-general-use' in rembg_sessions();"
         "assert not {'numba', 'pymatting', 'rembg', 'rembg.bg'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -60,7 +60,7 @@ class Enriched(Detailed):
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        return {"enrich": [step.record() for step in self.steps]}
+        return {"steps": [step.record() for step in self.steps]}
 
     @property
     def pictures(self) -> Mapping[str, Image]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from augment.artifacts import Image, Rejected
@@ -11,6 +12,7 @@ from augment.errors import ItemFailed
 from augment.stages.base import GROUP, RESULT, Kind, Stage
 
 
+@dataclass(frozen=True)
 class Guard(Stage):
     """Base class of guards."""
 
