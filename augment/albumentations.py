@@ -54,13 +54,6 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
     )
     _seeded: int | None = None  # the seed of the worker whose generator it has
 
-    def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
-        """Transform a sample. Raises InputError, whatever is drawn, for an image that cannot be written back."""
-        for name, kind in self._kinds(kwargs).items():
-            for image in _images(kind, kwargs[name]):
-                _check_image(image)
-        return super().__call__(*args, force_apply=force_apply, **kwargs)
-
     def should_apply(self, force_apply: bool = False) -> bool:
         """Whether this sample is replaced, drawn from a generator of this worker's own."""
         worker = get_worker_info()
@@ -71,12 +64,22 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
 
     if _SAMPLES_IN_ONE_STEP:
 
+        def apply_in_invocation(self, invocation: Any, /, *args: Any, force_apply: bool, **kwargs: Any) -> Any:
+            """Transform a sample. Raises InputError, whatever is drawn, for an image that cannot be written back."""
+            self._check(kwargs)
+            return super().apply_in_invocation(invocation, *args, force_apply=force_apply, **kwargs)
+
         def sample_parameters(self, params: Any, data: Any, targets: Any, sampling: Any) -> Any:
             """All that is random in a composite."""
             from albumentations.core.transform_params import SampledParams
 
             return SampledParams(params=_draw(sampling.py_random))
     else:
+
+        def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
+            """Transform a sample. Raises InputError, whatever is drawn, for an image that cannot be written back."""
+            self._check(kwargs)
+            return super().__call__(*args, force_apply=force_apply, **kwargs)
 
         def get_params(self) -> dict[str, Any]:
             """All that is random in a composite."""
@@ -110,6 +113,11 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
             for name, kind in kinds.items():
                 result[name] = _moved(kind, result[name], move, size)
         return result
+
+    def _check(self, data: dict[str, Any]) -> None:
+        for name, kind in self._kinds(data).items():
+            for image in _images(kind, data[name]):
+                _check_image(image)
 
     def _kinds(self, data: dict[str, Any]) -> dict[str, str]:
         """The target that each part of a sample is."""

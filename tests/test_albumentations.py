@@ -3,9 +3,11 @@
 `test_all_of_this_holds_under_albumentationsx` runs this file again with AlbumentationsX in place of albumentations.
 """
 
+import inspect
 import json
 import os
 import pickle
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -140,9 +142,38 @@ def test_an_image_comes_back_in_its_own_form(image, filled, tmp_path, form):
         np.testing.assert_array_equal(result[..., 3], given[..., 3])
 
 
-def test_integers_that_are_not_pixels_are_refused_by_name(cache, image):
-    with pytest.raises(InputError, match="int32"):
-        ReplaceBackground(cache, p=1)(image=image.astype(np.int32))
+@pytest.mark.parametrize("p", [0, 0.5, 1])
+def test_what_cannot_be_is_refused_at_every_call_and_not_with_probability_p(cache, image, p):
+    replace = ReplaceBackground(cache, p=p)
+    for _ in range(12):
+        with pytest.raises(InputError, match="int32"):
+            replace(image=image.astype(np.int32))
+        with pytest.raises(InputError, match="uint16"):
+            replace(image=image, images=image[None].astype(np.uint16))
+        with pytest.raises(InputError, match=r"\(H, W, 1 | 3 | 4\); got \(96, 112, 2\)"):
+            replace(image=image[..., :2])
+        if p:
+            with pytest.raises(InputError, match="int32"):
+                A.Compose([A.NoOp(), replace])(image=image.astype(np.int32))
+
+
+def test_the_arguments_of_both_faces_are_the_same_and_visible():
+    theirs = inspect.signature(augment.torchvision.ReplaceBackground)
+    assert inspect.signature(ReplaceBackground) == theirs
+    assert inspect.signature(augment.torchvision.ReplaceBackgroundBatch) == theirs
+    defaults = {name: parameter.default for name, parameter in theirs.parameters.items() if name != "store"}
+    assert defaults == {
+        "p": 0.5,
+        "source": "own",
+        "on_miss": "keep",
+        "placement": None,
+        "blend": "alpha",
+        "harmonize": 0.0,
+        "protect_labels": True,
+        "recipe": None,
+    }
+    for name in theirs.parameters:
+        assert f" {name}: " in pydoc.render_doc(ReplaceBackground, renderer=pydoc.plaintext)
 
 
 def test_further_images_and_targets_are_looked_up_one_by_one(filled):

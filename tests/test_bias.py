@@ -174,6 +174,30 @@ def test_what_the_store_lacks_is_skipped(store, squares):
     assert (bias.count, bias.skipped) == (24, 1)
 
 
+def test_a_recipe_may_be_a_name_a_file_or_a_recipe(store, squares, tmp_path):
+    recipe = simple.recipe()
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.to_toml())
+    prewarm(squares, store, simple.recipe(generate={"strength": 5}), workers=0, progress=False)
+    first = measure(by_object, squares, store, recipe=recipe)
+    for one in (path, str(path), "simple"):
+        assert measure(by_object, squares, store, recipe=one) == first
+    with pytest.raises(StoreError, match="not filled with the recipe 'sd15'"):
+        measure(by_object, squares, store, recipe="sd15")
+
+
+@pytest.mark.parametrize("kind", ["matte", "plate"])
+def test_a_damaged_entry_is_a_miss(store, squares, kind):
+    for name in store.names():
+        if name.startswith(f"{kind}/"):
+            # Whole by its checksum, and not what its name says.
+            store.put(name, b"no such thing", {"group": "class 0"})
+            break
+    bias = measure(by_object, squares, store)
+    assert bias.count + bias.skipped == 24
+    assert bias.count == (23 if kind == "matte" else 24)
+
+
 def test_one_image_of_a_class_has_no_other_to_take_a_background_from(tmp_path):
     squares = Squares(each=1)
     prewarm(squares, tmp_path / "c", simple.recipe(), workers=0, progress=False)
