@@ -25,14 +25,14 @@ RecipeOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting of the recipe; may be given again."),
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting of the recipe; can be repeated."),
 ]
-VariantsOption = Annotated[int, typer.Option(min=1, help="Backgrounds for each image.")]
+VariantsOption = Annotated[int, typer.Option(min=1, help="Number of backgrounds per image.")]
 
 
 @app.callback()
 def augment(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the library logs.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log.")] = False,
 ) -> None:
     """Background replacement as a dataset augmentation for PyTorch."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
@@ -44,7 +44,7 @@ def augment(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("augment-demo"),
 ) -> None:
-    """The whole job on real photographs, without downloads: pictures, a cache, and a DataLoader that trains from it."""
+    """Run everything on real photographs, without downloads: make pictures, fill a cache, and train from it."""
     from augment.commands.demo import run
 
     out.print(run(output))
@@ -52,17 +52,17 @@ def demo(
 
 @app.command()
 def prewarm(
-    images: Annotated[Path, typer.Argument(help="A folder of images, searched below too, or one image.")],
-    cache: Annotated[Path, typer.Option("--cache", help="The cache's folder; made if need be.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images (with its subfolders) or one image.")],
+    cache: Annotated[Path, typer.Option("--cache", help="The cache's folder; created if it does not exist.")],
     recipe: RecipeOption = "classic",
     settings: SetOption = None,
     variants: VariantsOption = 1,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode, and threads.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Number of decoding processes and of threads.")] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only images that training looked for and did not find.")
+        bool, typer.Option("--missing", help="Process only images that training looked for and did not find.")
     ] = False,
 ) -> None:
-    """Compute for every image what the cache lacks; safe to stop and to run again."""
+    """Compute what the cache lacks for each image. It can be stopped at any time and run again."""
     from augment.prewarming import Interrupted
     from augment.prewarming import prewarm as run
 
@@ -70,7 +70,7 @@ def prewarm(
         report = run(images, cache, _recipe(recipe, settings), variants=variants, workers=workers, missing=missing)
     except Interrupted as interrupted:
         out.print(str(interrupted.report), markup=False)
-        out.print("Interrupted: what is done is kept; run the same command again for the rest.")
+        out.print("Interrupted. Finished work is kept; run the same command again to continue.")
         raise typer.Exit(130) from None
     out.print(str(report), markup=False)
     if report.failures:
@@ -86,25 +86,25 @@ def run(
     variants: VariantsOption = 1,
     group: Annotated[str | None, typer.Option(help="The object's class, kept out of the background.")] = None,
 ) -> None:
-    """The chain for one image: a picture of each step, and trace.json with what was done."""
+    """Run the chain on one image: write a picture of each step, and trace.json with the details."""
     from augment.commands.run import run as run_one
 
     report = run_one(image, output, _recipe(recipe, settings), variants=variants, group=group)
     for reason in report.unusable:
         out.print(
-            f"The matte is unusable: {reason}. See {output / 'cutout.png'}; another remover may do better.",
+            f"The matte is unusable: {reason}. See {output / 'cutout.png'}; another remover may work better.",
             markup=False,
         )
     for failure in report.failures:
         out.print(str(failure), markup=False)
     if not report.complete:
         raise typer.Exit(1)
-    out.print(f"{output / 'composite.png'}, and what led to it beside it", markup=False)
+    out.print(f"{output / 'composite.png'}, with the pictures of each step next to it", markup=False)
 
 
 @app.command()
 def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None:
-    """Show whether this machine has what a recipe needs; exit code 1 where something is missing."""
+    """Check whether this machine has everything that a recipe needs. The exit code is 1 if something is missing."""
     from augment.commands.doctor import examine, free_resources
 
     findings = examine(_recipe(recipe, settings))
@@ -125,8 +125,8 @@ def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None
 
 
 @app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this one, every setting of it.")] = None) -> None:
-    """List the recipes that come along, or print one as TOML to start your own from."""
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe with all settings.")] = None) -> None:
+    """List the built-in recipes, or print one as TOML as a starting point for your own."""
     from augment.recipe import Recipe, presets
 
     if name is not None:
@@ -138,21 +138,21 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one, eve
 
 
 def _recipe(name: str, settings: list[str] | None) -> Recipe:
-    """The recipe with what `--set` changes; a value is read as TOML, or else as text."""
+    """The recipe with the changes of `--set`; a value is read as TOML if possible, otherwise as text."""
     from augment.recipe import Recipe, parse_value
 
     changes: dict[str, Any] = {}
     for setting in settings or []:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise RecipeError(f"--set {setting}: write it as STAGE.FIELD=VALUE, say generate.steps=30")
+            raise RecipeError(f"--set {setting}: write it as STAGE.FIELD=VALUE, for example generate.steps=30")
         changes[path.strip()] = parse_value(text.strip())
     recipe = Recipe.load(name)
     return recipe.changed(changes) if changes else recipe
 
 
 def main() -> None:
-    """Entry point. What went wrong is said in one line; exit code 2 for wrong use, 130 after Ctrl-C."""
+    """Entry point. Errors are reported in one line; the exit code is 2 for wrong use and 130 after Ctrl-C."""
     try:
         app()
     except AugmentError as error:

@@ -1,4 +1,4 @@
-"""The image hash: one key for one picture, in whatever form its pixels come."""
+"""The image hash: one key per image, whatever form its pixels come in."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import xxhash
 
 from augment.artifacts import Image
 from augment.errors import InputError
-from augment.pillow import rgb_array
+from augment.imaging.pillow import rgb_array
 
 
 def to_rgb(image: Any) -> Image:
-    """Any image as `(H, W, 3)` uint8 RGB, C-contiguous, by one rule.
+    """Convert any image to `(H, W, 3)` uint8 RGB, C-contiguous.
 
-    Takes a PIL image, an array `(H, W)` or `(H, W, 1 | 3 | 4)`, or a tensor (tv_tensors too) `(1 | 3 | 4, H, W)`, and
-      - repeats a single grey channel thrice, drops alpha, looks palettes up and turns CMYK as PIL does;
-      - takes the top eight bits of 16-bit values, as `torchvision.transforms.v2.ToDtype(scale=True)` does (PIL's own
-        `convert("RGB")` clips them instead), and refuses PIL's 32-bit modes where they hold more than 16 bits;
-      - reads floats as 0 … 1 and scales them as torchvision does, so that uint8 → float → uint8 is exact.
+    Takes a PIL image, an array `(H, W)` or `(H, W, 1 | 3 | 4)`, or a tensor `(1 | 3 | 4, H, W)` (also a tv_tensor).
+      - Grayscale is repeated over three channels, alpha is dropped, and palettes and CMYK are converted as PIL does.
+      - Of 16-bit values only the top 8 bits are used, as in `torchvision.transforms.v2.ToDtype(scale=True)` (PIL's own
+        `convert("RGB")` clips them instead). PIL's 32-bit modes are rejected if they hold more than 16 bits.
+      - Floats are read as 0 … 1 and scaled as in torchvision, so that uint8 → float → uint8 is exact.
 
-    The result may share memory with the input. Raises InputError where the form is none of these.
+    The result may share memory with the input. Raises InputError for any other form.
     """
     if isinstance(image, PIL.Image.Image):
         return _from_pil(image)
@@ -39,7 +39,7 @@ def to_rgb(image: Any) -> Image:
 
 
 def image_key(image: Any) -> str:
-    """xxh3-128 of the shape and the RGB pixels (see `to_rgb`) as 32 hex digits."""
+    """xxh3-128 of the shape and the RGB pixels (see `to_rgb`), as 32 hex digits."""
     pixels = to_rgb(image)
     digest = xxhash.xxh3_128(struct.pack("<3I", *pixels.shape))
     digest.update(pixels.data)
@@ -67,8 +67,8 @@ def _from_tensor(image: torch.Tensor) -> Image:
     if len(array) == 1:
         return _from_array(array[0])
     pixels = array[:3].transpose(1, 2, 0)
-    # `pil_to_tensor` gives a view of (H, W, 3) memory: nothing to do. Else cv2.merge interleaves planes several times
-    # faster than a strided copy.
+    # A tensor from `pil_to_tensor` is a view of (H, W, 3) memory, so nothing is left to do. For any other tensor,
+    # cv2.merge interleaves the planes several times faster than a strided copy.
     if pixels.flags.c_contiguous:
         return _to_uint8(pixels)
     return np.asarray(cv2.merge([np.ascontiguousarray(_to_uint8(plane)) for plane in array[:3]]))
@@ -95,6 +95,6 @@ def _to_uint8(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype.kind == "f":
-        # torchvision's to_dtype: 256 equal bins, the top edge kept inside the last one.
+        # As torchvision's to_dtype: 256 equal bins, the last one including its upper end.
         return (values.astype(np.float32).clip(0, 1) * (256 - 1e-3)).astype(np.uint8)
     raise InputError(f"image values of type {values.dtype}; use uint8, uint16, bool or a float in 0 … 1")

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from augment import Cache, Recipe, open_store
-from tests.pictures import write_folder
+from augment.testing.pictures import write_folder
 
 
 def augment(*arguments, **options):
@@ -34,7 +34,7 @@ def test_a_bad_file_is_listed_and_the_exit_code_is_one(tmp_path):
     (tmp_path / "images" / "text.jpg").write_text("not a picture")
     done = augment("prewarm", tmp_path / "images", "--cache", tmp_path / "cache")
     assert done.returncode == 1
-    assert "text.jpg: decode: it is not an image that PIL can read" in done.stdout
+    assert "text.jpg: decode: PIL cannot read it as an image" in done.stdout
     assert "1 complete" in done.stdout
 
 
@@ -42,7 +42,7 @@ def test_a_bad_file_is_listed_and_the_exit_code_is_one(tmp_path):
     ("arguments", "message"),
     [
         (("prewarm", "nowhere", "--cache", "cache"), "augment: nowhere: there is no such folder"),
-        (("prewarm", "empty", "--cache", "cache"), "augment: empty: no image in it or below it"),
+        (("prewarm", "empty", "--cache", "cache"), "augment: empty: no images in it or its subfolders"),
         (("prewarm", "photo.png", "--cache", "photo.png"), "augment: cannot make a cache at"),
         (("prewarm", "photo.png", "--cache", "."), "is not empty and not a cache"),
         (("prewarm", "photo.png", "--cache", "cache", "--recipe", "clasic"), "augment: no recipe is called 'clasic'"),
@@ -78,7 +78,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_done(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out.rstrip().endswith("run the same command again for the rest.")
+    assert out.rstrip().endswith("run the same command again to continue.")
     assert "Traceback" not in err
     names = Cache(tmp_path / "cache").names()
     assert all(Cache(tmp_path / "cache").get(name) is not None for name in names)

@@ -1,4 +1,4 @@
-"""`augment demo`: the whole job on a few real photographs."""
+"""`augment demo`: the whole workflow on a few real photographs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ STEPS, BATCH = 12, 16
 
 
 def run(folder: Path) -> str:
-    """Write the pictures under `folder` and train for a few steps; returns a summary.
+    """Write the pictures to `folder` and train for a few steps; returns a summary.
 
-    Raises InputError if scikit-image, which brings the photographs, is not installed.
+    Raises InputError if scikit-image, which contains the photographs, is not installed.
     """
     photos = _copy_photos(folder / "photos")
-    # The remover doubts the astronaut's matte, which lacks her helmet's rim; a person is about to look at it, so show
-    # it.
+    # By default the remover rejects the astronaut's matte, because it misses her helmet. A person will look at the
+    # result here, so show it.
     recipe = Recipe.load("classic").changed({"remove.doubt": 0.5})
     cache = Cache(folder / "cache")
     report = prewarm(folder / "photos", cache, recipe, variants=VARIANTS)
@@ -50,12 +50,12 @@ def run(folder: Path) -> str:
 
 
 def _copy_photos(folder: Path) -> list[Path]:
-    """The photographs that come inside scikit-image, each in a class folder of its own."""
+    """Copy the photographs out of scikit-image, each into its own class folder."""
     try:
         import skimage
     except ImportError as error:
         raise InputError(
-            'the demo takes its photographs from scikit-image: pip install "augment-backgrounds[demo]"'
+            'the demo needs the photographs from scikit-image: pip install "augment-backgrounds[demo]"'
         ) from error
     paths = []
     for name in PHOTOS:
@@ -67,7 +67,7 @@ def _copy_photos(folder: Path) -> list[Path]:
 
 
 def _write_pictures(path: Path, reader: Reader, folder: Path) -> Image:
-    """Everything the chain made of one photograph as files, and in one row."""
+    """Write everything that the chain made from one photograph; returns it as one row of pictures."""
     image = to_rgb(PIL.Image.open(path))
     key = image_key(image)
     folder = folder / path.stem
@@ -91,7 +91,7 @@ def _write_pictures(path: Path, reader: Reader, folder: Path) -> Image:
 
 
 def _train(folder: Path, cache: Cache) -> str:
-    """A few steps of a small network on the photographs, their backgrounds replaced in two workers."""
+    """Train a small network for a few steps on the photographs; two workers replace the backgrounds."""
     replace = ReplaceBackground(cache, p=1.0)
     transform = v2.Compose(
         [
@@ -120,13 +120,13 @@ def _train(folder: Path, cache: Cache) -> str:
     seconds = time.perf_counter() - started
     counts = ", ".join(f"{count} {name}" for name, count in replace.counts.items() if count or name == "misses")
     return (
-        f"Trained {STEPS} steps of {BATCH} with two workers: {counts}; {STEPS * BATCH / seconds:.0f} images a second, "
-        f"loss {losses[0]:.2f} → {losses[-1]:.2f}"
+        f"Trained {STEPS} steps of {BATCH} with two workers: {counts}; "
+        f"{STEPS * BATCH / seconds:.0f} images per second, loss {losses[0]:.2f} → {losses[-1]:.2f}"
     )
 
 
 def _on_checks(image: Image, matte: Matte) -> Image:
-    """The object over a grey chessboard, the usual sign for transparency."""
+    """The object over a gray checkerboard, the usual sign for transparency."""
     height, width = matte.size
     rows, columns = np.arange(height)[:, None] // 16, np.arange(width)[None] // 16
     checks = np.where((rows + columns) % 2, 235, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""`augment run`: the whole chain for one image, with a picture of every step and a record of what was done."""
+"""`augment run`: the whole chain for one image, with a picture of each step and a trace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _OneImage(Dataset[Image]):
-    """A Dataset of the one image, named as its file is."""
+    """A Dataset of one image, named after its file."""
 
     path: Path
     image: Image
@@ -46,12 +46,14 @@ class _OneImage(Dataset[Image]):
 
 
 def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: str | None = None) -> Report:
-    """Write `cutout.png`, `bg_only.png` (the plate), `generated_image.png`, `composite.png`, `trace.json` and
-    `pipeline.log` to `folder`, and to `steps` in it the image after each object that an enrichment repainted; further
-    variants are numbered from `_1`. What is in its `cache` is not computed again.
+    """Run the whole chain on one image and write the results to `folder`.
 
-    The image is turned as its EXIF orientation says. `group` is the object's class, kept out of the background. Raises
-    InputError for an image that cannot be read, and what `prewarm` raises.
+    The files are `cutout.png`, `bg_only.png` (the plate), `generated_image.png`, `composite.png`, `trace.json` and
+    `pipeline.log`. With enrichment, the folder `steps` holds the image after each repainted object. The names of
+    further variants end in `_1`, `_2`, …. Results in the folder's `cache` are not computed again.
+
+    The image is rotated by its EXIF orientation. `group` is the object's class, kept out of the background. Raises
+    InputError for an image that cannot be read, and the errors of `prewarm`.
     """
     image = _read(path)
     for kind, stage in recipe.makers.items():
@@ -77,11 +79,11 @@ def _read(path: Path) -> Image:
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
     except (OSError, InputError) as error:
-        raise InputError(f"{path}: it is not an image that can be read ({error})") from error
+        raise InputError(f"{path}: cannot be read as an image ({error})") from error
 
 
 def _write(image: Image, chain: Chain, folder: Path, variants: int) -> dict[str, Any]:
-    """The pictures; returns the trace."""
+    """Write the pictures; returns the trace."""
     key, reader = image_key(image), chain.reader
     trace: dict[str, Any] = {"key": key, "recipe": chain.recipe.to_dict(), "stages": {}, "variants": []}
     for kind in chain.kinds:
@@ -119,20 +121,20 @@ def _write(image: Image, chain: Chain, folder: Path, variants: int) -> dict[str,
 
 
 def _account(provenance: Provenance | None) -> Provenance | None:
-    """Of an entry's provenance, who made it and how long it took."""
+    """The part of an entry's provenance that says which backend made it and how long it took."""
     wanted = ("backend", "version", "settings", "seconds")
     return provenance and {name: provenance.get(name) for name in wanted}
 
 
 def _drawn(provenance: Provenance) -> Provenance:
-    """Of an entry's provenance, what was drawn and what was rejected before it; `guard` is what was looked for."""
+    """The part of an entry's provenance about seeds and rejected attempts; `guard` is what the guard looked for."""
     wanted = ("prompt", "seed", "attempt", "rejected", "guard", "steps")
     return {name: provenance[name] for name in wanted if name in provenance}
 
 
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    """The library's log, from INFO on, in a file of its own."""
+    """Write the library's log, from INFO up, to this file."""
     library = logging.getLogger("augment")
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

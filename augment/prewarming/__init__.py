@@ -29,23 +29,24 @@ def prewarm(
     progress: bool = True,
     missing: bool = False,
 ) -> Report:
-    """Compute for every image what the cache lacks. Safe to stop at any moment and to run again.
+    """Compute what the cache lacks for each image. It can be stopped at any time and run again.
 
     Args:
-        images: a folder (searched below too; the first folder below it is the image's group, as in torchvision's
+        images: a folder (with its subfolders; the first folder level is the image's group, as in torchvision's
             ImageFolder), a list of paths, or a map-style Dataset whose items are an image or start with one. Pass the
-            Dataset without random transforms: images are looked up by their pixels.
-        cache: a Cache, or the folder of one, made if need be.
+            Dataset without random transforms, because images are looked up by their pixels.
+        cache: a Cache, or its folder, which is created if it does not exist.
         recipe: a preset's name, a TOML file or a Recipe.
-        variants: backgrounds for each image.
-        workers: processes that decode, and threads for stages without a model; None is one per core, 0 none.
-        groups: the class of each image, by position; it is kept out of the background.
-        missing: only those of `images` that training looked for and did not find (the store notes them).
-        progress: show a bar per stage on standard error (plain lines if that is not a terminal).
+        variants: number of backgrounds per image.
+        workers: number of processes that decode images, and of threads for stages without a model. None uses one per
+            core; 0 decodes in this process.
+        groups: the class of each image, in order; it is kept out of the background.
+        progress: show a progress bar per stage on standard error (plain lines if it is not a terminal).
+        missing: process only those of `images` that training looked for and did not find, as noted in the store.
 
-    Returns the counts; a bad image is listed in `failures` and the rest goes on. Raises InputError for an argument that
-    cannot work, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is done),
-    StoreError where the cache cannot be written, and Interrupted, with the report so far, after Ctrl-C.
+    Returns counts; a bad image is listed in `failures` and does not stop the run. Raises InputError for an invalid
+    argument, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is
+    done), StoreError if the cache cannot be written, and Interrupted, with the report so far, after Ctrl-C.
     """
     if variants < 1:
         raise InputError(f"variants: {variants} is not a number of backgrounds, 1 or more")

@@ -20,7 +20,7 @@ from augment.stages.calling import Work
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a prewarm: the batch in hand is finished and kept. `report` says what is done."""
+    """Ctrl-C during a prewarm. The current batch is finished and kept. `report` says what has been done."""
 
     def __init__(self, report: Report) -> None:
         super().__init__("interrupted")
@@ -28,9 +28,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run(plan: Plan, shown: bool) -> Report:
-    """Do everything that the plan lacks, with a progress bar per kind if `shown`.
+    """Do all work of the plan, with a progress bar per kind if `shown`.
 
-    Raises Interrupted, UnavailableError and StoreError; whatever was computed until then is kept.
+    Raises Interrupted, UnavailableError and StoreError; everything computed so far is kept.
     """
     stopped = threading.Event()
     with _stop_on_interrupt(stopped):
@@ -57,7 +57,7 @@ def _run_kind(plan: Plan, kind: Kind[Any], stopped: threading.Event, shown: bool
 def _compute(
     plan: Plan, kind: Kind[Any], works: Iterable[Work], stopped: threading.Event, advance: Callable[[int], None]
 ) -> None:
-    """Batch by batch in one thread if the stage has a model, image by image in several if it has none."""
+    """Run batches in one thread if the stage has a model, or single images in several threads if it has none."""
     call = plan.chain.call(kind)
     threads = max(1, plan.workers) if call.parallel else 1
     pending: set[Future[Outcome]] = set()
@@ -66,7 +66,7 @@ def _compute(
             if stopped.is_set():
                 break
             pending.add(pool.submit(plan.chain.run, kind, batch))
-            if len(pending) > threads:  # one batch is decoded ahead of those at work
+            if len(pending) > threads:  # one batch is decoded ahead of the running ones
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     advance(plan.note(kind, future.result()))
@@ -82,9 +82,9 @@ def _batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:
 
 @contextmanager
 def _stop_on_interrupt(stopped: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop after the item in hand, a second one ends it at once."""
+    """The first Ctrl-C stops after the current item, a second one immediately."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+        yield  # only the main thread receives signals
         return
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""What is missing of a recipe's artifacts for the images of a source, and what came of it.
+"""Which of a recipe's artifacts are missing for the images of a source, and the results of computing them.
 
-The plan runs nothing itself: an engine asks it for the works of each kind, has them done, and reports back.
+The plan runs nothing itself: an engine asks it for the works of each kind, runs them, and reports the results back.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """An image of the source: which of its entries it is, the item without its pixels, and what decides on its
-    artifacts besides pixels and settings, by kind."""
+    """An image of the source: the index of its entry, the item without its pixels, and, by kind, the inputs that its
+    artifacts depend on besides pixels and settings."""
 
     index: int
     item: Item
@@ -38,9 +38,9 @@ class _Entry:
 
 
 class Plan:
-    """One prewarm, kind by kind: each model is loaded once, used over everything that lacks its artifact, and freed.
+    """One prewarm, kind by kind: each model is loaded once, run on every image that lacks its artifact, and freed.
 
-    `wanted` are keys and paths, if only those images are to be computed.
+    `wanted` holds keys and paths; if given, only those images are computed.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class Plan:
         self.source, self.chain, self.variants, self.workers, self.wanted = source, chain, variants, workers, wanted
         self.report = Report()
         self._entries: dict[str, _Entry] = {}  # by key: the same image in two places is computed once
-        self._sizes: dict[str, tuple[int, int]] = {}  # of the images that may be used
+        self._sizes: dict[str, tuple[int, int]] = {}  # of the usable images
         self._coverage: dict[str, float] = {}
-        self._failed: set[tuple[str, int | None]] = set()  # later kinds leave these alone
+        self._failed: set[tuple[str, int | None]] = set()  # later kinds skip these
 
     def kinds(self) -> Iterator[Kind[Any]]:
-        """The kinds in the order in which they are to be done."""
+        """The kinds in the order in which to run them."""
         self.chain.add_record(self.variants)
         yield from self.chain.kinds
 
     @contextmanager
     def stage(self, kind: Kind[Any]) -> Iterator[None]:
-        """Around the work on a kind: times it, frees its model, and sorts out what may be used."""
+        """Wraps the work on a kind: times it, frees its model, and finds out which images can be used."""
         report = self.report.stages[kind.name] = StageReport()
         started = time.perf_counter()
         try:
@@ -72,10 +72,10 @@ class Plan:
             report.seconds = time.perf_counter() - started
 
     def works(self, kind: Kind[Any], advance: Callable[[int], None]) -> tuple[Iterator[Work], int]:
-        """What lacks that kind's artifact, and how many steps of `advance` it takes.
+        """The works that lack this kind's artifact, and the number of steps of `advance` that they take.
 
-        The first kind goes with the one pass over all files: what is missing takes every image's key. For that it
-        calls `advance` itself, once for each entry of the source.
+        The first kind runs during the one pass over all files, because every image's key is needed to know what is
+        missing. It calls `advance` itself, once per entry of the source.
         """
         if kind is self.chain.kinds[0]:
             return self._scan(kind, advance), len(self.source)
@@ -83,7 +83,7 @@ class Plan:
         return self._with_images(missing) if _needs_image(kind) else iter(missing), len(missing)
 
     def note(self, kind: Kind[Any], outcome: Outcome) -> int:
-        """Take down what came of a batch; returns how many works are done."""
+        """Record the outcome of a batch; returns how many works are done."""
         report = self.report.stages[kind.name]
         report.computed += outcome.computed
         report.nbytes += outcome.nbytes
@@ -97,7 +97,7 @@ class Plan:
         return outcome.computed + len(outcome.failed)
 
     def finish(self, whole: bool) -> Report:
-        """Count what is complete, and let other images draw from it; `whole` is False if the work was stopped."""
+        """Count the complete images and add them to the pool; `whole` is False if the work was stopped."""
         final = self.chain.final
         complete = {
             key
@@ -109,7 +109,7 @@ class Plan:
         broken = {key for key, _ in self._failed}
         if whole and (gone := self._sizes.keys() - complete - broken):
             logger.warning(
-                "%d images lost their backgrounds again to the size limit of %s: raise its size_limit",
+                "%d images lost their backgrounds again because %s reached its size limit: raise its size_limit",
                 len(gone),
                 self.chain.cache,
             )
@@ -138,7 +138,7 @@ class Plan:
         return item.source is not None and os.path.abspath(item.source) in self.wanted
 
     def _sort_out(self, kind: Kind[Any]) -> None:
-        """Which images may go on: those whose artifact of that kind is there, and has no verdict against it."""
+        """Find the images that can be used: their artifact of this kind exists and has no verdict against it."""
         makes = kind.makes
         if makes is not MATTE:
             return
@@ -149,12 +149,12 @@ class Plan:
                 continue
             matte, provenance = found
             if provenance.get("group") != entry.item.group:
-                # The matte is where a group is kept. A new one makes no new matte.
+                # The group is stored with the matte. A new group does not require a new matte.
                 name = self.chain.name(kind, key)
                 payload = MATTE.encode(matte, self.chain.cache.image_format)
                 self.chain.cache.put(name, payload, provenance | {"group": entry.item.group})
             if reason := MATTE.verdict(matte):
-                # A reason's detail, after the colon, differs from image to image.
+                # The details after the colon differ from image to image.
                 self.report.unusable[reason.split(":")[0]] += 1
             else:
                 self._sizes[key] = matte.size
@@ -162,7 +162,7 @@ class Plan:
 
     def _missing(self, kind: Kind[Any]) -> list[Work]:
         report, works = self.report.stages[kind.name], []
-        # Ordered by size, since a model's batch holds images of one size.
+        # Ordered by size, because all images of a model's batch have the same size.
         for key in sorted(self._sizes, key=lambda key: self._sizes[key]):
             if (key, None) in self._failed:
                 continue
@@ -183,16 +183,16 @@ class Plan:
             for item in loaded.items:
                 for work in wanted.pop(item.key, []):
                     yield replace(work, item=replace(work.item, image=item.image, mask=item.mask))
-        self._failed |= {(key, None) for key in wanted}  # the file changed or went since its key was taken
+        self._failed |= {(key, None) for key in wanted}  # the file was changed or deleted after its key was computed
 
     def _index(self, complete: set[str]) -> None:
-        """Let other images draw from those that are complete, and strike from the misses what is none any more."""
+        """Add the complete images to the pool, and remove images that are no longer misses from the store's list."""
         cache, record = self.chain.cache, self.chain.recipe.record(self.variants)
         entries = {
             key: PoolEntry(self._entries[key].item.group, self._coverage[key], self.variants) for key in complete
         }
         cache.add_to_pool(record, entries)
-        # A Dataset's item that has no path is called by its number.
+        # A Dataset's item without a path is named by its number.
         items = [entry.item for entry in self._entries.values()]
         paths = [(item.source, item.key) for item in items if item.source and Path(item.source).suffix]
         cache.add_paths(paths)
@@ -206,13 +206,13 @@ def _needs_image(kind: Kind[Any]) -> bool:
 
 
 def _prepare(chain: Chain, kind: Kind[Any], item: Item) -> Item:
-    """In a process that decodes: what the stages read of an item; its pixels stay only if that kind lacks them.
+    """In a decoding process: digest what stages read from an item; keep its pixels only if that kind needs them.
 
-    Handing pixels from process to process takes longer than decoding them.
+    Passing pixels between processes takes longer than decoding them.
     """
     try:
         item = chain.read(item)
         lacks = bool(chain.missing(kind, item.key, 1, chain.inputs(item)[kind.name]))
-    except StoreError:  # for the main process to meet and to say
+    except StoreError:  # the main process will hit it too, and report it
         return replace(item, reads=dict.fromkeys((kind.name for kind in chain.kinds), ""))
     return item if lacks else replace(item, image=None, mask=None)

@@ -1,4 +1,4 @@
-"""One bar a stage on a terminal, plain lines elsewhere, nothing where nobody asked."""
+"""Progress: one bar per stage on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bar(Protocol):
     """Counts one stage's artifacts."""
 
     def advance(self, count: int) -> None:
-        """`count` more are done."""
+        """Count `count` more as done."""
 
 
 class Quiet:
@@ -29,7 +29,7 @@ class Quiet:
 
 
 class Lines:
-    """A line every ten seconds, for logs."""
+    """Prints a line every ten seconds, for logs."""
 
     def __init__(self, console: Console, label: str, total: int) -> None:
         self.console, self.label, self.total = console, label, total
@@ -42,7 +42,7 @@ class Lines:
             self.show()
 
     def show(self) -> None:
-        """Print how far it is."""
+        """Print the current state."""
         self.shown = time.monotonic()
         rate = self.done / max(1e-9, self.shown - self.started)
         left = (self.total - self.done) / rate if rate else 0.0
@@ -66,7 +66,7 @@ class _RichBar:
 
 @contextmanager
 def bar(label: str, total: int, shown: bool) -> Iterator[Bar]:
-    """A bar for one stage, on standard error."""
+    """A progress bar for one stage, on standard error."""
     console = Console(stderr=True)
     if not shown or total == 0:
         yield Quiet()

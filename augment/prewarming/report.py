@@ -1,4 +1,4 @@
-"""What a prewarm did, in numbers, and what it could not do, by name."""
+"""The report of a prewarm: counts, and a list of failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that could not be done: which, at which stage, and why."""
+    """An item that failed: which one, at which stage, and why."""
 
     source: str
     stage: str
@@ -20,7 +20,7 @@ class Failure:
 
 @dataclass
 class StageReport:
-    """One stage's part: artifacts computed and found, seeds rejected by reason, wall seconds, bytes written."""
+    """The part of one stage: artifacts computed and found, rejected seeds by reason, wall seconds, bytes written."""
 
     computed: int = 0
     found: int = 0
@@ -31,9 +31,12 @@ class StageReport:
 
 @dataclass
 class Report:
-    """`images` counts distinct images, an EXIF-turned one apart from the file's own pixels; `complete` those that have
-    all their variants; `unusable` those whose matte must not be used, by reason; `failures` everything that went
-    wrong."""
+    """The result of a prewarm.
+
+    `images` counts distinct images; a file with an EXIF orientation counts as two, rotated and not. `complete` counts
+    those that have all their variants, `unusable` those whose matte must not be used, by reason. `failures` lists
+    everything that went wrong.
+    """
 
     images: int = 0
     complete: int = 0

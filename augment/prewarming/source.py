@@ -1,4 +1,4 @@
-"""What is to be prewarmed: a folder, a list of paths or a Dataset, decoded to items in DataLoader workers."""
+"""The images to prewarm: a folder, a list of paths or a Dataset, decoded to items in DataLoader workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one entry of the source gave: an item, a second one where EXIF turns the image, or the reason for none."""
+    """The result of one entry of the source: an item, a second one if EXIF rotates the image, or a failure."""
 
     index: int
     items: tuple[Item, ...] = ()
@@ -43,11 +43,11 @@ class Loaded:
 
 
 class Source(Dataset[Loaded]):
-    """Decodes entry by entry; a bad one is a Failure, not an exception."""
+    """Decodes entries one by one; a bad entry gives a Failure instead of an exception."""
 
     def __init__(self, names: Sequence[str], groups: Sequence[str | None] | None) -> None:
         if groups is not None and len(groups) != len(names):
-            raise InputError(f"groups: {len(groups)} of them for {len(names)} images; give one for each image")
+            raise InputError(f"groups: got {len(groups)} for {len(names)} images; pass one per image")
         self.names = names
         self.groups = groups
 
@@ -58,7 +58,7 @@ class Source(Dataset[Loaded]):
         group = None if self.groups is None else self.groups[index]
         try:
             return Loaded(index, tuple(self.items(index, group)))
-        except Exception as error:  # a file or a user's Dataset may fail in any way, and must not end the run
+        except Exception as error:  # a file or a user's Dataset may fail in any way and must not end the run
             return Loaded(index, failure=Failure(self.names[index], "decode", _reason(error)))
 
     def items(self, index: int, group: str | None) -> Iterator[Item]:
@@ -67,7 +67,7 @@ class Source(Dataset[Loaded]):
 
 
 class Files(Source):
-    """Image files, decoded by PIL as torchvision's datasets do."""
+    """Image files, decoded by PIL as in torchvision's datasets."""
 
     def __init__(self, paths: Sequence[Path], groups: Sequence[str | None] | None = None) -> None:
         super().__init__([str(path) for path in paths], groups)
@@ -77,7 +77,7 @@ class Files(Source):
         with PIL.Image.open(path) as file:
             pixels = to_rgb(file)
             yield _item(pixels, path, group)
-            # torchvision's ImageFolder ignores EXIF orientation and OpenCV applies it: serve both kinds of loader.
+            # torchvision's ImageFolder ignores EXIF orientation, OpenCV applies it: support both kinds of loader.
             if file.getexif().get(_EXIF_ORIENTATION, 1) != 1:
                 turned = to_rgb(PIL.ImageOps.exif_transpose(file))
                 yield _item(turned, path, group)
@@ -86,8 +86,8 @@ class Files(Source):
 class Samples(Source):
     """A map-style Dataset whose items are an image, start with one, or are a dict with an "image".
 
-    A `tv_tensors.Mask` anywhere in the item, or a "masks"/"mask" entry of a dict, is the item's own mask. An integer
-    after the image names its group where the Dataset has `classes`.
+    A `tv_tensors.Mask` anywhere in the item, or a "masks"/"mask" entry of a dict, is the item's own mask. If the
+    Dataset has `classes`, an integer after the image is the index of its group.
     """
 
     def __init__(self, dataset: Dataset[Any], groups: Sequence[str | None] | None = None) -> None:
@@ -125,12 +125,12 @@ class _Prepared(Dataset[Loaded]):
         loaded = self.source[index]
         try:
             return replace(loaded, items=tuple(map(self.prepare, loaded.items)))
-        except Exception as error:  # a user's stage may fail in any way over what it reads of an item
+        except Exception as error:  # a user's stage may fail in any way when it reads an item
             return Loaded(index, failure=Failure(self.source.names[index], "decode", _reason(error)))
 
 
 def open_source(images: Images, groups: Sequence[str | None] | None = None) -> Source:
-    """A source of any form. Raises InputError where there is nothing to do."""
+    """Open a source of any form. Raises InputError if it has no images."""
     if isinstance(images, str | Path):
         return _folder(Path(images), groups)
     if isinstance(images, Sequence) and all(isinstance(path, str | Path) for path in images):
@@ -143,7 +143,7 @@ def open_source(images: Images, groups: Sequence[str | None] | None = None) -> S
             "(an object with __len__ and __getitem__)"
         )
     if not len(source):
-        raise InputError("images: there are none")
+        raise InputError("images: the source is empty")
     return source
 
 
@@ -187,9 +187,9 @@ def _folder(folder: Path, groups: Sequence[str | None] | None) -> Source:
         if Path(name).suffix.lower() in IMG_EXTENSIONS and not name.startswith(".")
     )
     if not paths:
-        raise InputError(f"{folder}: no image in it or below it (by extension: .jpg, .png, …)")
+        raise InputError(f"{folder}: no images in it or its subfolders (by extension: .jpg, .png, …)")
     if groups is None:
-        # As torchvision's ImageFolder: the first folder below the root is the class; images in the root have none.
+        # As in torchvision's ImageFolder, the first folder level is the class; images in the root have none.
         groups = [parts[0] if len(parts := path.relative_to(folder).parts) > 1 else None for path in paths]
     return Files(paths, groups)
 
@@ -199,12 +199,12 @@ def _item(pixels: Image, source: str, group: str | None, mask: NDArray[np.uint8]
 
 
 def _mask(sample: Any, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The union of the sample's own masks, 255 where any is not 0, or None where it carries none."""
+    """The union of the sample's own masks, 255 where any is not 0, or None if it has none."""
     found = np.zeros(size, bool)
     masks = list(_masks(sample))
     for mask in masks:
         if mask.shape[-2:] != size:
-            raise InputError(f"its mask is {mask.shape[-2:]} and its image {size}")
+            raise InputError(f"the mask is {mask.shape[-2:]}, but the image is {size}")
         found |= (mask.reshape(-1, *size) != 0).any(0)
     return found.astype(np.uint8) * 255 if masks else None
 
@@ -222,7 +222,7 @@ def _masks(value: Any, name: str = "") -> Iterator[NDArray[Any]]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "it is not an image that PIL can read"
+        return "PIL cannot read it as an image"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     return f"{error}" if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -233,9 +233,9 @@ def _as_it_is(loaded: Any) -> Any:
 
 
 def _quiet_worker(_: int) -> None:
-    # Ctrl-C is for the main process, which stops its workers; and OpenCV's thread pool does not survive a fork.
+    # The main process handles Ctrl-C and stops its workers. OpenCV's thread pool does not survive a fork.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     if sys.platform == "linux":
-        # A worker whose parent was killed would wait for ever to hand over what it decoded.
+        # If its parent is killed, a worker would wait forever to pass on its result.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

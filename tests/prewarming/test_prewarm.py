@@ -93,7 +93,7 @@ def test_a_list_of_paths_takes_groups_by_position(tmp_path):
     paths = write_folder(tmp_path / "images", 2)
     fill([paths[0], str(paths[1])], tmp_path / "cache", groups=["a", None])
     assert groups_in(Cache(tmp_path / "cache")) == {paths[0].name: "a", paths[1].name: None}
-    with pytest.raises(InputError, match="groups: 1 of them for 2 images"):
+    with pytest.raises(InputError, match="groups: got 1 for 2 images"):
         fill(paths, tmp_path / "cache", groups=["a"])
 
 
@@ -187,7 +187,7 @@ def test_a_bad_file_is_listed_with_its_reason_and_the_rest_is_done(tmp_path):
     report = fill(tmp_path, tmp_path.with_name("cache"), workers=2)
     assert report.complete == len(paths)
     reasons = {os.path.basename(failure.source): (failure.stage, failure.reason) for failure in report.failures}
-    assert reasons["text.jpg"] == reasons["empty.png"] == ("decode", "it is not an image that PIL can read")
+    assert reasons["text.jpg"] == reasons["empty.png"] == ("decode", "PIL cannot read it as an image")
     assert reasons["cut.jpg"][1].startswith("OSError: image file is truncated")
     assert reasons["dangling.png"] == ("decode", "there is no such file")
     assert all(name in str(report) for name in reasons)
@@ -227,8 +227,8 @@ def test_unusable_mattes_are_counted_by_reason(tmp_path):
     ("images", "message"),
     [
         ("nowhere", "nowhere: there is no such folder"),
-        (".", "no image in it or below it"),
-        ([], "images: there are none"),
+        (".", "no images in it or its subfolders"),
+        ([], "images: the source is empty"),
         (iter([1]), "list_iterator is not a folder"),
         (5, "int is not a folder"),
     ],
