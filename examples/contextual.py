@@ -1,11 +1,11 @@
-"""Text to image with its objects repainted in context: no photograph, the stages of a recipe used on their own.
+"""Generate an image from text and repaint its objects in context, using a recipe's stages directly.
 
     python examples/contextual.py -o out --recipe webui
 
-The recipe's generator makes an image of the prompt; then, round by round, its detector finds what is in it, its
-language model writes a sub-prompt for each object, and its inpainter repaints them. Every step is written to `out`,
-with a `trace.json` that tells which object got which sub-prompt in which round. `--recipe` takes a preset or a TOML
-file, which says where the servers are and which models they use (`augment recipes webui` prints one to start from).
+No photograph is needed. The recipe's generator makes an image from the prompt. Then, in each round, its detector finds
+the objects in the image, its language model writes a sub-prompt for each object, and its inpainter repaints them. Every
+step is written to `out`, with a `trace.json` that lists the sub-prompt of each object in each round. `--recipe` takes a
+preset or a TOML file. It sets the servers and their models (`augment recipes webui` prints one to start from).
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="webui", help="a preset or a TOML file, with a table [enrich]")
     parser.add_argument("--prompt", default="full body, city background, walking")
     parser.add_argument("--negative", default="text, watermark, blurry, low quality")
-    parser.add_argument("--depth", type=int, default=None, help="rounds; left out, the recipe's")
+    parser.add_argument("--depth", type=int, default=None, help="number of rounds; the recipe's by default")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -35,9 +35,9 @@ def main() -> None:
     if arguments.depth is not None:
         recipe = recipe.changed({"enrich.depth": arguments.depth})
     for name in ("generate", "enrich.detector", "enrich.chat", "enrich.inpainter"):
-        recipe.all_stages[name].check()  # says at once what is missing, and how to get it
+        recipe.all_stages[name].check()  # raises now if anything is missing, and says how to get it
 
-    # There is no photograph: a plate that shows nothing gives the size.
+    # There is no photograph, so a blank plate gives the size.
     width, height = arguments.size
     plate = np.full((height, width, 3), 127, np.uint8)
     prompt = Prompt(arguments.prompt, arguments.negative)

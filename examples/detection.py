@@ -1,9 +1,9 @@
-"""Move objects onto new backgrounds together with their boxes, for a detection dataset of torchvision.
+"""Move objects onto new backgrounds together with their boxes, in a torchvision detection dataset.
 
     python examples/detection.py path/to/data --year 2012 --cache path/to/cache
 
-`path/to/data` holds VOCdevkit, as `torchvision.datasets.VOCDetection` expects it; wrap any other of torchvision's
-detection datasets in the same way.
+`path/to/data` holds VOCdevkit, as `torchvision.datasets.VOCDetection` expects it. Wrap torchvision's other detection
+datasets in the same way.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
 
     print(prewarm(VOCDetection(arguments.data, arguments.year), arguments.cache))
 
-    # An image whose boxes tell of something else than its object keeps that object in place, or stays as it is.
+    # If an image has boxes for anything other than its object, the object stays in place or the image is unchanged.
     placement = Placement(scale=(0.7, 1.2), translate="uniform", flip=0.5)
     replace = ReplaceBackground(arguments.cache, p=1.0, placement=placement)
     transforms = v2.Compose([replace, v2.ToImage(), v2.SanitizeBoundingBoxes()])

@@ -2,7 +2,7 @@
 
     python examples/huggingface_datasets.py path/to/images --cache path/to/cache
 
-`images` holds one folder a class; any dataset with an `Image` column is used in the same way.
+`images` holds one folder per class. Any dataset with an `Image` column is used in the same way.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from augment.torchvision import ReplaceBackground
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path, help="one folder a class")
+    parser.add_argument("images", type=Path, help="a folder with one subfolder per class")
     parser.add_argument("--cache", type=Path, default=Path("augment-cache"))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
@@ -28,10 +28,10 @@ def main() -> None:
 
     dataset = load_dataset("imagefolder", data_dir=str(arguments.images), split="train")
     names = dataset.features["label"].names
-    # Before `with_transform`: images are looked up by the pixels that were prewarmed.
+    # Prewarm before `with_transform`, because images are looked up by their original pixels.
     print(prewarm(dataset, arguments.cache, groups=[names[label] for label in dataset["label"]]))
 
-    # Each image gets one of its own backgrounds, or one that another class's image came with.
+    # Each image gets one of its own backgrounds, or one made for an image of another class.
     replace = ReplaceBackground(arguments.cache, p=1.0, source={"own": 1, "pool:other": 1})
     transform = v2.Compose(
         [

@@ -1,10 +1,10 @@
-"""A backend of your own: a remover for images whose object is brighter than its surroundings.
+"""Write your own backend: a remover for images whose object is brighter than its surroundings.
 
     python examples/own_backend.py path/to/images --cache path/to/cache
 
 Subclass the base class of a kind, give it a name, and implement `__call__` with the arguments that it uses. Its fields
-are its settings: they go to TOML, are checked, and decide which entries of the cache are its own. To use it by name in
-a recipe file, name it as an entry point of your package:
+are its settings: they are checked, written to TOML, and part of the fingerprint of its cache entries. To use it by name
+in a recipe file, register it as an entry point of your package:
 
     [project.entry-points."augment.backends"]
     bright = "my_package.stages:Bright"
@@ -27,10 +27,10 @@ from augment.stages.remove import Remover
 
 @dataclass(frozen=True)
 class Bright(Remover):
-    """The object is what is brighter than a threshold: Otsu's, moved by `offset` gray levels."""
+    """Takes everything brighter than a threshold as the object: Otsu's threshold plus `offset` gray levels."""
 
     backend: ClassVar[str] = "bright"
-    parallel: ClassVar[bool] = True  # a plain function on arrays: several threads may call it
+    parallel: ClassVar[bool] = True  # it has no model, so several threads may call it
 
     offset: Annotated[int, Field(ge=-128, le=128)] = 0
 

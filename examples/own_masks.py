@@ -1,9 +1,9 @@
-"""Use the dataset's own masks instead of a remover: with a folder of masks, or with masks that a Dataset returns.
+"""Use the dataset's own masks instead of a remover, from a folder of masks or from a Dataset that returns masks.
 
     python examples/own_masks.py path/to/images path/to/masks --cache path/to/cache
 
-A mask lies below the folder of masks where its image lies below the folder of images, under the same name (any
-extension); every pixel that is not 0 is object.
+Each mask has the same path in the folder of masks as its image in the folder of images, with any extension. Every pixel
+that is not 0 is object.
 """
 
 import argparse
@@ -45,12 +45,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("augment-cache"))
     arguments = parser.parse_args()
 
-    # 1. A folder of masks: the recipe says where they are.
+    # 1. A folder of masks: set it in the recipe.
     recipe = Recipe.load("classic").changed({"remove.backend": "masks", "remove.folder": str(arguments.masks)})
     print(prewarm(arguments.images, arguments.cache, recipe))
 
-    # 2. A Dataset that returns masks: nothing to say. The labels are protected: no pixel of a mask is ever painted
-    # over.
+    # 2. A Dataset that returns masks: no folder is needed. Labels are protected, so no pixel of a mask is ever changed.
     recipe = Recipe.load("classic").changed({"remove.backend": "masks"})
     print(prewarm(Segmented(arguments.images, arguments.masks), arguments.cache, recipe))
     replace = ReplaceBackground(arguments.cache, p=1.0, recipe=recipe)

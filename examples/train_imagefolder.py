@@ -1,9 +1,9 @@
-"""Train a classifier on a folder of classes, its backgrounds replaced.
+"""Train a classifier on a folder of classes, with replaced backgrounds.
 
     python examples/train_imagefolder.py path/to/images --cache path/to/cache
 
-`images` holds one folder a class, as for torchvision's ImageFolder. The first run prewarms the cache; later runs find
-everything there and start at once.
+`images` holds one folder per class, as for torchvision's ImageFolder. The first run prewarms the cache; later runs find
+everything in it and start right away.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from augment.torchvision import ReplaceBackground
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path, help="one folder a class")
+    parser.add_argument("images", type=Path, help="a folder with one subfolder per class")
     parser.add_argument("--cache", type=Path, default=Path("augment-cache"))
     parser.add_argument("--recipe", default="classic", help="a preset or a TOML file")
-    parser.add_argument("--variants", type=int, default=2, help="backgrounds for each image")
+    parser.add_argument("--variants", type=int, default=2, help="backgrounds per image")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)

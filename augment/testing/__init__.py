@@ -1,4 +1,4 @@
-"""For tests and benchmarks, ours and those of other packages: what a store promises, and material to try things on."""
+"""Helpers for tests and benchmarks, here and in other packages: a test suite for stores, and test material."""
 
 from augment.testing.stores import StoreTests
 

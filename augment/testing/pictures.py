@@ -1,4 +1,4 @@
-"""Small pictures that a test knows everything about."""
+"""Small synthetic images with known contents."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import PIL.Image
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 112)) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) uint8 of a saturated disc before a sky over a textured ground, and its matte (H, W) uint8."""
+    """An image (H, W, 3) uint8 of a saturated disc in front of sky and textured ground, and its matte (H, W) uint8."""
     rng = np.random.default_rng(seed)
     height, width = size
     image = np.empty((height, width, 3), np.float32)
@@ -25,7 +25,7 @@ def scene(seed: int, size: tuple[int, int] = (96, 112)) -> tuple[np.ndarray, np.
 
 
 def write_folder(folder: Path, count: int, classes: tuple[str, ...] = ("cup", "ball")) -> list[Path]:
-    """A class-folder tree of `count` PNG scenes; returns their paths, sorted as `augment.prewarm` sorts them."""
+    """Write `count` PNG scenes into class folders; returns their paths, sorted as `augment.prewarm` sorts them."""
     paths = []
     for number in range(count):
         path = folder / classes[number % len(classes)] / f"{number:03}.png"

@@ -1,7 +1,7 @@
 """Images with a known matte: photographed objects with true alpha (stamps) over photographs of places (wallpapers).
 
-`scenes(100)` gives a hundred of them; `stamps`, `places` and `compose` are its pieces, for a benchmark that wants to
-decide itself which object lies over which place.
+`scenes(100)` makes a hundred of them. `stamps`, `places` and `compose` are its parts, for a benchmark that chooses
+itself which object goes over which place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from augment.testing import parts
 
-# Found by looking: the top folders of the stamps that hold photographs, and the wallpapers that are some.
+# Chosen by eye: the top folders of the stamps that hold photographs, and the wallpapers that are photographs.
 GROUPS = ("animals", "food", "hobbies", "household", "plants", "vehicles")
 PLACES = (
     "BytheWater", "ColdRipple", "DarkestHour", "EveningGlow", "FallenLeaf", "Kite", "OneStandsOut", "Path", "summer_1am"
@@ -25,10 +25,10 @@ PLACES = (
 
 _SIDE = (0.3, 0.75)  # the object's longer side as a share of the image's side
 _ENLARGE = 2.0  # at most; a stamp enlarged further has no texture left
-_SMALLEST = 140  # pixels of a stamp's longer side
-_VARIETY = 0.06  # distinct colours a pixel: less is a drawing (those outside the folders named `cartoon` reach 0.05)
-_COVER = 0.12  # share of a stamp's box that is object, at least: below it lie wires and feathers
-_CUT = 0.15  # share of the scenes whose object is cut off by the lower edge, as standing people are
+_SMALLEST = 140  # smallest longer side of a stamp, in pixels
+_VARIETY = 0.06  # distinct colors per pixel; less is a drawing (those outside folders named `cartoon` reach 0.05)
+_COVER = 0.12  # smallest share of a stamp's box that is object; below it are wires and feathers
+_CUT = 0.15  # share of the scenes whose object is cut off at the bottom, as standing people often are
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Scene:
 
 
 def stamps(folder: Path | None = None, groups: Sequence[str] = GROUPS) -> list[Stamp]:
-    """The stamps of `groups` that are photographs, large and solid enough, in the order of their paths."""
+    """The stamps of `groups` that are photographs and large and solid enough, in the order of their paths."""
     folder = folder or parts.stamps()
     found = []
     for path in sorted(path for group in groups for path in (folder / group).rglob("*.png")):
@@ -86,12 +86,12 @@ def places(folder: Path | None = None) -> dict[str, NDArray[np.uint8]]:
 def compose(
     stamp: Stamp, place: NDArray[np.uint8], size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Lay the object over a random square of the place: image `(size, size, 3)` and alpha `(size, size)`, uint8."""
+    """Put the object over a random square of the place: image `(size, size, 3)` and alpha `(size, size)`, uint8."""
     background = _square(place, size, rng)
     height, width = stamp.pixels.shape[:2]
     scale = min(float(rng.uniform(*_SIDE)) * size / max(height, width), _ENLARGE)
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    # Scale colours weighted by their alpha: what lies under alpha 0 in a stamp is of any colour.
+    # Scale colors weighted by alpha, because the color under alpha 0 is arbitrary in a stamp.
     premultiplied = stamp.pixels.astype(np.float32) / 255
     premultiplied[..., :3] *= premultiplied[..., 3:]
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -110,9 +110,9 @@ def compose(
 
 
 def scenes(count: int, size: int = 512, seed: int = 0, groups: Sequence[str] = GROUPS) -> Iterator[Scene]:
-    """`count` scenes, the same for the same seed; every stamp once, in random order, before one comes again.
+    """`count` scenes, the same for the same seed. Stamps come in random order; each is used once before any repeats.
 
-    Raises `augment.testing.parts.PartMissing` where the stamps or the wallpapers cannot be had.
+    Raises `augment.testing.parts.PartMissing` if the stamps or the wallpapers are not available.
     """
     rng = np.random.default_rng(seed)
     objects, grounds = stamps(groups=groups), places()
@@ -125,7 +125,7 @@ def scenes(count: int, size: int = 512, seed: int = 0, groups: Sequence[str] = G
 
 
 def _square(place: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A random square of the place, 0.6 to 1 of its height on a side, at `size`."""
+    """A random square of the place, with a side of 0.6 to 1 times its height, resized to `size`."""
     height, width = place.shape[:2]
     side = round(height * float(rng.uniform(0.6, 1.0)))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))

@@ -1,4 +1,4 @@
-"""The suite of what every store promises, for pytest: subclass `StoreTests` and inherit all of it."""
+"""A pytest suite of what every store must do: subclass `StoreTests` to inherit all of its tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _key(number: int) -> str:
 
 
 def _entries() -> Entries:
-    """Mattes, plates and two backgrounds each of four images, one of whose mattes is unusable."""
+    """Mattes, plates and two backgrounds for each of four images; one matte is unusable."""
     entries: dict[str, tuple[bytes, Provenance]] = {}
     for number in range(4):
         image, alpha = scene(number)
@@ -48,17 +48,17 @@ def _entries() -> Entries:
 
 
 class StoreTests(ABC):
-    """What every store promises. `make` fills one; `damage` spoils one of its entries on disk."""
+    """The tests that every store must pass. `make` fills a store; `damage` corrupts one of its entries on disk."""
 
     @abstractmethod
     def make(
         self, folder: Path, entries: Entries, record: Record, pool: Mapping[str, PoolEntry], paths: Mapping[str, str]
     ) -> Store:
-        """A store at `folder` with these entries, filled with that recipe; `paths` maps paths to keys."""
+        """A store at `folder` with these entries, made with this recipe; `paths` maps paths to keys."""
 
     @abstractmethod
     def damage(self, store: Store, name: str) -> None:
-        """Change bytes of an entry where it is kept."""
+        """Change bytes of an entry on disk."""
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
@@ -66,7 +66,7 @@ class StoreTests(ABC):
         pool = {_key(n): PoolEntry("cup" if n % 2 else None, 0.2, 2) for n in range(1, 4)}
         return self.make(tmp_path / "store", _entries(), _RECORD, pool, {"/images/1.png": _key(1)})
 
-    def test_what_was_stored_is_read_with_its_provenance(self, store: Store) -> None:
+    def test_entries_are_read_with_their_provenance(self, store: Store) -> None:
         for name, (payload, provenance) in _entries().items():
             entry = store.entry(name)
             assert entry is not None
@@ -74,16 +74,16 @@ class StoreTests(ABC):
             assert provenance.items() <= entry.provenance.items()
             assert bytes(store.get(name) or b"") == payload
 
-    def test_what_is_not_there_is_none(self, store: Store) -> None:
+    def test_a_missing_entry_is_none(self, store: Store) -> None:
         for name in ("matte/f1/" + "f" * 32, "nothing", "../store.json", "/etc/passwd", ""):
             assert store.entry(name) is None
             assert store.get(name) is None
             assert store.provenance(name) is None
 
-    def test_the_names_are_those_of_the_entries(self, store: Store) -> None:
+    def test_names_lists_every_entry(self, store: Store) -> None:
         assert sorted(store.names()) == sorted(_entries())
 
-    def test_a_damaged_entry_is_a_miss_said_once_and_the_rest_is_read(
+    def test_a_damaged_entry_is_a_miss_reported_once_and_the_others_are_read(
         self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         name = entry_name(BACKGROUND.name, "f2", _key(2), 1)
@@ -107,7 +107,7 @@ class StoreTests(ABC):
         assert reader.any_variant(BACKGROUND, _key(1), 2, 0.99) is not None
         assert (reader.group(_key(1)), reader.group(_key(2)), reader.group(_key(9))) == ("cup", None, None)
 
-    def test_the_pool_holds_what_may_serve_others(self, store: Store) -> None:
+    def test_the_pool_holds_the_images_that_others_may_use(self, store: Store) -> None:
         assert {key: entry.group for key, entry in store.pool(_RECORD).entries().items()} == {
             _key(1): "cup",
             _key(2): None,
@@ -120,19 +120,19 @@ class StoreTests(ABC):
 
     def test_reading_writes_nothing(self, store: Store) -> None:
         again = open_store(store.location)
-        again.get("nothing")  # opens it
+        again.get("nothing")  # opens the store
         before = _contents(Path(store.location))
         _use(again)
         assert _contents(Path(store.location)) == before
 
     @pytest.mark.parametrize("method", ["fork", "spawn"])
-    def test_it_serves_other_processes(self, store: Store, method: str) -> None:
+    def test_other_processes_can_read_it(self, store: Store, method: str) -> None:
         store.get("nothing")  # opened before the fork
         with get_context(method).Pool(2) as pool:
             assert pool.map(_use, [store] * 4) == [_use(store)] * 4
 
     @pytest.mark.parametrize("call", ["names", "recipes", "pool", "keys_at", "entry", "provenance", "note_miss"])
-    def test_any_call_may_be_the_first_one_of_a_process(self, store: Store, call: str) -> None:
+    def test_any_method_may_be_the_first_one_called_in_a_process(self, store: Store, call: str) -> None:
         arguments: dict[str, tuple[Any, ...]] = {
             "names": (),
             "recipes": (),
@@ -148,7 +148,7 @@ class StoreTests(ABC):
 
 
 def _use(store: Store) -> int:
-    """Read everything; how many entries there were."""
+    """Read everything; returns the number of entries found."""
     for record in store.recipes():
         store.pool(record)
     return sum(store.get(name) is not None for name in store.names()) + len(store.keys_at("/images/1.png"))
@@ -161,6 +161,6 @@ def _first_call(data: bytes, call: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes; SQLite's shared memory only coordinates those who have the database open."""
+    """The bytes of every file, except SQLite's shared memory, which only coordinates open connections."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-shm")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

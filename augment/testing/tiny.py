@@ -1,4 +1,4 @@
-"""Models of the real classes with a few thousand untrained weights, saved to a folder as the hub would hold them."""
+"""Tiny untrained models of the real classes, saved to a folder in the same layout as on the hub."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ _WORDS = [*("sky", "grass", "sand", "sea", "rock", "wall", "road", "tree"), *("a
 
 
 def tiny_git(folder: Path, seed: int = 0) -> Path:
-    """A GitForCausalLM, 32 wide and 2 layers, with its processor; captions are random words out of a dozen."""
+    """A GitForCausalLM, 32 wide with 2 layers, and its processor; captions are random words out of a dozen."""
     from transformers import CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
 
     tokenizer = _word_tokenizer()
     size = {"height": 32, "width": 32}
     image_processor = CLIPImageProcessor(size=size, crop_size=size)
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = GitConfig(
         **shape,
         vision_config={**shape, "image_size": 32, "patch_size": 8},
@@ -27,7 +32,7 @@ def tiny_git(folder: Path, seed: int = 0) -> Path:
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.5,  # wide enough that the image has a say in the words
+        initializer_range=0.5,  # wide enough that the image influences the words
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -49,7 +54,12 @@ def tiny_chat(folder: Path, seed: int = 0) -> Path:
 
     tokenizer = _word_tokenizer(extra=["<image>", "USER:", "ASSISTANT:"])
     size = {"height": 32, "width": 32}
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**shape, image_size=32, patch_size=8),
         text_config=LlamaConfig(
@@ -80,21 +90,21 @@ def tiny_chat(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Path:
-    """A StableDiffusionPipeline without safety checker: latents of an eighth of the size, 64×64 pixels by default."""
+    """A StableDiffusionPipeline without a safety checker: latents at an eighth of the size, 64×64 pixels by default."""
     from diffusers import StableDiffusionPipeline
 
     return _save_pipeline(StableDiffusionPipeline, folder, seed, channels=4)
 
 
 def tiny_inpaint(folder: Path, seed: int = 0) -> Path:
-    """A StableDiffusionInpaintPipeline whose UNet takes latents, mask and the masked image's latents: 9 channels."""
+    """A StableDiffusionInpaintPipeline. Its UNet takes 9 channels: latents, mask, and the masked image's latents."""
     from diffusers import StableDiffusionInpaintPipeline
 
     return _save_pipeline(StableDiffusionInpaintPipeline, folder, seed, channels=9)
 
 
 def _word_tokenizer(extra: Sequence[str] = ()) -> Any:
-    """A tokenizer that knows `_WORDS` and takes each of `extra` as one special token."""
+    """A tokenizer that knows `_WORDS`, and each of `extra` as one special token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -109,7 +119,7 @@ def _save_pipeline(pipeline: Any, folder: Path, seed: int, channels: int) -> Pat
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    # Every byte inside a word and at its end, no merges: a token a letter.
+    # Every byte, inside a word and at its end, without merges: one token per letter.
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
