@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [options]`: run one benchmark; without a name, list them."""
+"""`python -m benchmarks NAME [options]`: run a benchmark; without a name, list them."""
 
 import sys
 from importlib import import_module
@@ -20,5 +20,5 @@ def main() -> None:
     app(prog_name=f"python -m benchmarks {name}")
 
 
-if __name__ == "__main__":  # and not where a spawned process imports it
+if __name__ == "__main__":  # not when a spawned process imports it
     main()

@@ -1,10 +1,10 @@
-"""How much of a background bias each augmentation takes away.
+"""How much background bias each augmentation removes.
 
-`python -m benchmarks bias` trains a small CNN on objects that each class shows before places of its own, so that the
-background gives the class away, and asks it before places it never saw: for the objects it knows, in new scenes, which
-shows what the background has cost, and for new objects, of which the few there are to train on tell little. What is
-trained and tested on differs from seed to seed: which objects are kept for the test, which places are whose, and the
-network's start.
+`python -m benchmarks bias` trains a small CNN on images in which each class has its own places, so that the background
+gives the class away. It then tests the network on places that it has never seen. Known objects in new scenes show how
+much accuracy the background bias costs. Accuracy on new objects is lower in any case, because there are few objects to
+train on. The seed decides which objects are held out for the test, which class gets which places, and the network's
+initial weights.
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from augment import Cache, Recipe, prewarm
+from augment import Cache, Placement, Recipe, Source, prewarm
 from augment.bias import measure
-from augment.sampling.placement import Placement
-from augment.store.pool import Source
 from augment.testing.scenes import Stamp, compose, places, stamps
 from augment.torchvision import ReplaceBackground
 
 SEEDS = 5
-_FIRST_SEED = 10  # those below were looked at while classes, network and epochs were chosen
+_FIRST_SEED = 10  # lower seeds were used to choose classes, network and epochs
 SIZE = 64  # pixels
-# Folders of stamps; a single top folder has about ten objects. Mammals are left out: with them as a fourth class a
-# network got 41 % right even where it had trained before the places of the test.
+# Folders of stamps; a single top folder has about ten objects. Mammals are left out: with them as a fourth class, a
+# network reached only 41 % accuracy even if it was trained on the places of the test.
 CLASSES = {
     "birds": ("animals/birds",),
     "plants": ("plants", "food"),
@@ -49,13 +47,13 @@ CLASSES = {
 }
 _BATCH = 32
 _TEST_SHARE = 0.3  # of a class's objects
-_PLACES = 2  # of each class; the rest of the nine are for the test
-_FILL = (0.7, 1.0)  # share of the image's side that the object takes: at 64 pixels a smaller one shows nothing
+_PLACES = 2  # per class; the rest of the nine are for the test
+_FILL = (0.7, 1.0)  # share of the image's side that the object fills; a smaller one is unrecognizable at 64 pixels
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done. Images are for each class; `unrelated` before places never seen, `related` before its own."""
+    """The size of a run. Images are per class: `unrelated` ones show unseen places, `related` ones the class's own."""
 
     train: int
     unrelated: int
@@ -70,8 +68,8 @@ FULL = Scale(train=120, unrelated=150, related=40, variants=3, epochs=80)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network's: accuracies for known and new objects before unrelated places and for new ones before `related`
-    places, and its BG-Gap and centre bias on the latter."""
+    """The results of one network: its accuracy on `known` and `new` objects in unrelated places and on new objects in
+    `related` places, and its BG-Gap and center bias on the latter."""
 
     condition: str
     seed: int
@@ -84,7 +82,7 @@ class Outcome:
 
 
 class Scenes(Dataset[Any]):
-    """Composed images with label and true mask, `(tv_tensors.Image, int, tv_tensors.Mask)`."""
+    """Composed images with their label and true mask, `(tv_tensors.Image, int, tv_tensors.Mask)`."""
 
     classes = tuple(CLASSES)
 
@@ -115,7 +113,7 @@ class Scenes(Dataset[Any]):
 def _closer(
     image: NDArray[np.uint8], alpha: NDArray[np.uint8], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A square around the object, whose longer side fills _FILL of it where the image allows, at SIZE."""
+    """A square around the object, resized to SIZE; the object's longer side fills _FILL of it if the image allows."""
     left, top, width, height = cv2.boundingRect(alpha)
     side = min(len(image), round(max(width, height) / rng.uniform(*_FILL)))
     x, y = (
@@ -133,9 +131,9 @@ def main(
     out: Path = Path("benchmarks/out"),
     seeds: int = SEEDS,
 ) -> None:
-    """Print the table, write a plot of each condition's bias at the first seed to `out`, and the numbers to `json`.
+    """Print the table, plot each condition's bias for the first seed to `out`, and write the numbers to `json`.
 
-    `quick` takes fewer images, backgrounds and epochs. Two seeds are worked on at once, each in one thread.
+    `quick` uses fewer images, backgrounds and epochs. Two seeds run at the same time, with one thread each.
     """
     console = Console()
     scale = QUICK if quick else FULL
@@ -146,7 +144,7 @@ def main(
     outcomes = [outcome for run in runs for outcome in run]
     console.print(table(outcomes, scale, seeds))
     console.print(
-        f"{time.perf_counter() - start:.0f} s; bias at the first seed plotted to {out}/bias-*.png", highlight=False
+        f"{time.perf_counter() - start:.0f} s; bias for the first seed plotted to {out}/bias-*.png", highlight=False
     )
     if json:
         json.parent.mkdir(parents=True, exist_ok=True)
@@ -175,8 +173,8 @@ def run(seed: int, scale: Scale, out: Path) -> list[Outcome]:
 
 
 def datasets(seed: int, scale: Scale) -> tuple[Scenes, Scenes, Scenes, Scenes]:
-    """To train on; to test with its objects and with new ones before places never seen; with new ones before each
-    class's own places."""
+    """Four sets: training; known objects in unseen places; new objects in unseen places; new objects in each class's
+    own places."""
     rng = np.random.default_rng(seed)
     all_places = places()
     names = rng.permutation(sorted(all_places))
@@ -198,11 +196,11 @@ def datasets(seed: int, scale: Scale) -> tuple[Scenes, Scenes, Scenes, Scenes]:
 
 
 def conditions(store: Cache) -> dict[str, Callable[[Any], Any] | None]:
-    """What is done to an image in training, by name; all are mirrored at random after it.
+    """The augmentations by name; afterwards, all images are mirrored at random.
 
-    ForAug's (arXiv 2503.09399) is: plates of any image, the object anywhere, its area changed by up to 30 %, a softened
-    edge. It leaves out the schedule by which ForAug shows more and more original images, whose backgrounds tell the
-    class here.
+    ForAug's recipe (arXiv 2503.09399): plates of any image, the object anywhere, its area changed by up to 30 %, a
+    softened edge. ForAug's schedule, which shows more and more original images, is left out, because their backgrounds
+    give the class away here.
     """
     return {
         "none": None,
@@ -224,7 +222,7 @@ def conditions(store: Cache) -> dict[str, Callable[[Any], Any] | None]:
 
 
 def trained(train: Scenes, augmentation: Callable[[Any], Any] | None, epochs: int, seed: int) -> nn.Module:
-    """A network after `epochs` over the images, each augmented anew in each epoch."""
+    """A network trained for `epochs` on the images, which are augmented again in each epoch."""
     torch.manual_seed(seed)
     network = small_cnn(len(CLASSES))
     steps = epochs * -(-len(train) // _BATCH)
@@ -259,7 +257,7 @@ def small_cnn(classes: int) -> nn.Module:
         *block(48, 96, 1),
         nn.MaxPool2d(2),
         *block(96, 128, 1),
-        nn.AdaptiveMaxPool2d(1),  # with an average it learned its own training images less well
+        nn.AdaptiveMaxPool2d(1),  # with average pooling, it fitted its own training images less well
         nn.Flatten(),
         nn.Dropout(0.2),
         nn.Linear(128, classes),
@@ -280,7 +278,7 @@ def table(outcomes: Sequence[Outcome], scale: Scale, seeds: int) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
         title=f"{images} images of {len(CLASSES)} classes, {scale.epochs} epochs, {seeds} seeds: mean ± deviation",
-        caption="known, new objects: before unrelated places, and gained over none; own: new ones before their class's",
+        caption="known, new objects: in unrelated places, and gain over none; own: new objects in their class's places",
     )
     drawn.add_column("training with", no_wrap=True)
     for column in ("known objects", "gain", "new objects", "gain", "own", "BG-Gap", "center", "s"):

@@ -1,7 +1,7 @@
-"""Whether a large store is as quick as a small one, with a writer beside it too, and what an image takes on disk.
+"""Whether a large store is as fast as a small one, also while another process writes, and the disk space per image.
 
-`python -m benchmarks cache` looks random entries up, and draws from pools, of 10³ to 10⁶ entries in turn. Entries are
-small (256 bytes), so that a million of them fit: what grows with their number is the search, not the reading.
+`python -m benchmarks cache` looks up random entries in stores, and draws from pools, of 10³ to 10⁶ entries. Entries are
+small (256 bytes), so that a million of them fit on disk; only the search grows with their number, not the reading.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from benchmarks.timing import Figure, OldFigures, finish, in_turn, ratios, show
 from benchmarks.transform import fill
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
-_GOAL = 1.3  # at most, of a store of 1,000
+_GOAL = 1.3  # at most, relative to a store of 1,000
 _PAYLOAD = 256  # bytes
-_LOOKUPS = 2000  # a round
+_LOOKUPS = 2000  # per round
 
 
 def main(quick: bool = False, json: Path | None = None, compare: OldFigures = None) -> None:
-    """Print the figures; `json` keeps them, and `compare` names such a file of an earlier run to compare with."""
+    """Print the figures and write them to `json`; `compare` is such a file from an earlier run to compare with."""
     console = Console()
     sizes, rounds, count = (_SIZES[:3], 5, 4) if quick else (_SIZES, 15, 8)
     figures: dict[str, Figure] = {}
@@ -45,12 +45,12 @@ def main(quick: bool = False, json: Path | None = None, compare: OldFigures = No
         )
         figures |= _beside_a_writer(stores[sizes[1]], sizes[1], rounds)
         figures |= _on_disk(folder / "scenes", count)
-    show(f"entries of {_PAYLOAD} bytes, {_LOOKUPS} lookups a round, {rounds} rounds", figures, console)
+    show(f"entries of {_PAYLOAD} bytes, {_LOOKUPS} lookups per round, {rounds} rounds", figures, console)
     finish(figures, json, compare, console)
 
 
 def _name(number: int) -> str:
-    # A key is a hash: neighbours in number must not be neighbours in the index.
+    # A key is a hash: neighbors in number must not be neighbors in the index.
     return entry_name("matte", "0123456789abcdef", f"{number * 0x9E3779B97F4A7C15 % 2**128:032x}")
 
 
@@ -58,14 +58,14 @@ def _filled(folder: Path, size: int) -> Cache:
     store = Cache(folder)
     payload = np.random.default_rng(0).bytes(_PAYLOAD)
     for start in range(0, size, 10_000):
-        with store._open().transact(retry=True):  # one write to the disk for many entries
+        with store._open().transact(retry=True):  # one disk write for many entries
             for number in range(start, min(size, start + 10_000)):
                 store.put(_name(number), payload, {})
     return store
 
 
 def _lookup(store: Cache, size: int) -> Callable[[int], object]:
-    # Others each time, so that what SQLite still holds of the last ones does not make a large store look small.
+    # Different names each time, so that SQLite's page cache does not make a large store look small.
     names = cycle([_name(int(number)) for number in np.random.default_rng(1).integers(size, size=50 * _LOOKUPS)])
     return lambda n: store.get(next(names))
 
@@ -89,7 +89,7 @@ def _growth(what: str, candidates: dict[int, Callable[[int], object]], rounds: i
 
 
 def _beside_a_writer(store: Cache, size: int, rounds: int) -> dict[str, Figure]:
-    """By the clock, since waiting is what a lock would cost."""
+    """Measured in wall time, because a lock would cost waiting time."""
     look = _lookup(store, size)
     alone, beside = [], []
     for _ in range(rounds):
@@ -97,7 +97,7 @@ def _beside_a_writer(store: Cache, size: int, rounds: int) -> dict[str, Figure]:
         with _writer(store.directory):
             beside.append(_clocked(look))
     return {
-        f"lookup beside a writer, {part}: times that alone": Figure.of(
+        f"lookup with a writer, {part}: relative to without": Figure.of(
             ratios([row[column] for row in beside], [row[column] for row in alone])
         )
         for column, part in enumerate(("median", "99th percentile"))
@@ -115,7 +115,7 @@ def _clocked(look: Callable[[int], object]) -> tuple[float, float]:
 
 @contextmanager
 def _writer(folder: Path) -> Iterator[None]:
-    """A process that writes to the store without a pause."""
+    """A process that writes to the store all the time."""
     context = multiprocessing.get_context("spawn")
     ready, stop = context.Event(), context.Event()
     process = context.Process(target=_write, args=(folder, ready, stop))
@@ -137,7 +137,7 @@ def _write(folder: Path, ready: Any, stop: Any) -> None:
 
 
 def _on_disk(folder: Path, count: int) -> dict[str, Figure]:
-    """Kilobytes an image of 512 x 512 with one variant takes."""
+    """Kilobytes per image of 512 x 512 with one variant."""
     folder.mkdir()
     stores, samples = fill(folder, 512, count)
     kilobytes: dict[str, list[float]] = {"an image's own JPEG": [len(sample.file) / 1024 for sample in samples]}

@@ -1,7 +1,8 @@
-"""Throughput of Stable Diffusion 1.5's architecture with random weights: the prototype's way of running it beside ours.
+"""Throughput of Stable Diffusion 1.5 with random weights, run as in the prototype and as in this library.
 
-The prototype called `StableDiffusionPipeline` as it comes: one image at a time, fifty steps, float32. Each further row
-changes one thing and keeps those above it. Random weights take as long as trained ones; their pictures mean nothing.
+The prototype called `StableDiffusionPipeline` with its defaults: one image at a time, 50 steps, float32. Each further
+row changes one thing and keeps the changes above it. Random weights run as fast as trained ones, but their images are
+meaningless.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from augment.models.diffusers import Runtime, free_memory, quiet
 from augment.models.weights import pick_device
 from augment.stages.generate.diffusers import Diffusers
 
-# Dense half-precision rates in FLOP/s, from NVIDIA's data sheets, by a part of the name that torch gives the device.
+# Dense half-precision rates in FLOP/s, from NVIDIA's data sheets, by a part of torch's name for the device.
 _DATA_SHEET = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -44,7 +45,7 @@ PROMPT = Prompt("a quiet gravel path between tall pines in soft morning light, p
 
 @dataclass(frozen=True)
 class Row:
-    """One way of running the model. `seconds` and `flops` are an image's, `memory` is the GPU's peak in bytes."""
+    """One way of running the model. `seconds` and `flops` are per image; `memory` is the GPU's peak in bytes."""
 
     name: str
     steps: int
@@ -55,7 +56,7 @@ class Row:
 
 
 def main(quick: bool = False, json: Path | None = None) -> None:
-    """Print the table, and write it to `json`. `quick` takes an architecture small enough for a CPU and a few steps."""
+    """Print the table and write it to `json`. `quick` uses a small architecture and few steps, for a CPU."""
     console = Console()
     device = "cpu" if quick else pick_device()
     chip = (
@@ -69,10 +70,10 @@ def main(quick: bool = False, json: Path | None = None) -> None:
         rows = _measure(folder, device, quick)
     by_source = "its data sheet" if sheet else "a large matrix product"
     console.print(
-        f"{chip}: a peak of {peak / 1e12:.2f} TFLOP/s by {by_source}; a matrix product reaches {matmul / 1e12:.2f}.\n"
-        "TFLOP: the work of one image. GiB: the GPU's memory at most."
+        f"{chip}: peak {peak / 1e12:.2f} TFLOP/s, from {by_source}; a matrix product reaches {matmul / 1e12:.2f}.\n"
+        "TFLOP: work per image. GiB: peak GPU memory."
     )
-    table = Table("one change a row", "ratio", "of peak", "images/s", "TFLOP", "GiB")
+    table = Table("one change per row", "ratio", "of peak", "images/s", "TFLOP", "GiB")
     for row in rows:
         table.add_row(
             row.name,
@@ -95,12 +96,12 @@ def main(quick: bool = False, json: Path | None = None) -> None:
 
 
 def save_pipeline(folder: Path, small: bool) -> Path:
-    """An untrained StableDiffusionPipeline of version 1.5's configuration, or one a thousandth of it, in float16."""
+    """An untrained StableDiffusionPipeline in float16, configured as version 1.5, or a thousandth of its size."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    # A token a letter: the text encoder always sees 77 tokens, whatever they are.
+    # One token per letter: the text encoder always gets 77 tokens, whatever they are.
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(
@@ -160,10 +161,10 @@ def save_pipeline(folder: Path, small: bool) -> Path:
 
 
 def _measure(folder: Path, device: str, quick: bool) -> list[Row]:
-    """The prototype's row, then ours, each with one thing changed."""
+    """The prototype's row, then ours, each with one more change."""
     many, few, batch = (5, 2, 2) if quick else (50, 20, 8)
     half: Any = "float16" if device.startswith("cuda") else "bfloat16"
-    # What the prototype had, as settings of ours; then one change a row up to what a GPU gets by default, and beyond.
+    # The prototype's settings, expressed as ours; then one change per row up to the default on a GPU, and beyond.
     plain = Runtime(device=device, dtype="float32", channels_last=False, vae_slicing=False)
     stage = Diffusers(str(folder), steps=many, scheduler="model", batch_size=1, runtime=plain)
     changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -177,10 +178,10 @@ def _measure(folder: Path, device: str, quick: bool) -> list[Row]:
             (f"batches of {4 * batch}", {"batch_size": 4 * batch}, {}),
             ("compiled", {}, {"compile": True}),
         ]
-    rows = [_row(f"prototype: {many} steps, singly", stage, _prototype(folder, device, many), quick)]
+    rows = [_row(f"prototype: {many} steps, one by one", stage, _prototype(folder, device, many), quick)]
     for name, settings, run in changes:
         stage = replace(stage, **settings, runtime=replace(stage.runtime, **run))
-        flops = rows[-1].flops if stage.runtime.compile else None  # dispatch modes see nothing of a compiled model
+        flops = rows[-1].flops if stage.runtime.compile else None  # dispatch modes cannot see inside a compiled model
         free_memory()
         rows.append(_row(f"+ {name}", stage, _ours(stage), quick, flops))
         stage.unload()
@@ -211,7 +212,7 @@ def _ours(stage: Diffusers) -> Callable[[int], None]:
 
 
 def _row(name: str, stage: Diffusers, call: Callable[[int], None], quick: bool, flops: float | None = None) -> Row:
-    """Warm up, counting operations meanwhile unless they are known; then the median time of a batch."""
+    """Warm up, counting operations unless they are known; then measure the median time of a batch."""
     device = stage.runtime.device
     if flops is None:
         with FlopCounterMode(display=False) as counter:
@@ -232,7 +233,7 @@ def _row(name: str, stage: Diffusers, call: Callable[[int], None], quick: bool, 
 
 
 def _matmul_rate(device: str) -> float:
-    """FLOP/s of a large square matrix product: in float16 on a GPU, in float32 elsewhere."""
+    """FLOP/s of a large square matrix product, in float16 on a GPU and float32 elsewhere."""
     side, dtype = (8192, torch.float16) if device.startswith("cuda") else (1024, torch.float32)
     one = torch.randn(side, side, device=device, dtype=dtype)
     times = []

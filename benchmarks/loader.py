@@ -1,8 +1,8 @@
-"""What the transform leaves of a DataLoader's throughput, and what a worker costs to start.
+"""DataLoader throughput with the transform, and the cost of starting a worker.
 
 `python -m benchmarks loader` reads JPEG files, with and without `ReplaceBackground` (p=1) before RandomResizedCrop(224)
-and Normalize, by every number of workers up to the machine's cores, forked and spawned, and gives ratios of epochs run
-in turn.
+and Normalize. It tries every number of workers up to the number of cores, forked and spawned. Epochs with and without
+alternate, and the figures are their ratios.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from benchmarks.transform import fill
 
 _SIZE = 512
 _BATCH = 32
-_THROUGHPUT = 0.7  # at least, of that without the transform
-_START = 1.2  # at most, of a worker's that imports torchvision alone
-_MEGABYTES = 40  # at most, beyond that worker's
+_THROUGHPUT = 0.7  # at least, relative to no transform
+_START = 1.2  # at most, relative to a worker that imports only torchvision
+_MEGABYTES = 40  # at most, in addition to that worker's
 
-# A process of its own, as a spawned worker is: it unpickles its transform, decodes an image and transforms it.
+# A separate process, like a spawned worker: it unpickles its transform, decodes an image and transforms it.
 _WORKER = """
 import os, pickle, sys
 import torch, torchvision
@@ -51,7 +51,7 @@ with open("/proc/self/statm") as file:
 
 
 class Files(Dataset[torch.Tensor]):
-    """Image files, each `repeats` times over."""
+    """Image files, each repeated `repeats` times."""
 
     def __init__(self, paths: Sequence[Path], repeats: int, first: Sequence[Any]) -> None:
         self.paths = list(paths)
@@ -75,7 +75,7 @@ class Files(Dataset[torch.Tensor]):
 
 
 def main(quick: bool = False, json: Path | None = None, compare: OldFigures = None) -> None:
-    """Print the figures; `json` keeps them, and `compare` names such a file of an earlier run to compare with."""
+    """Print the figures and write them to `json`; `compare` is such a file from an earlier run to compare with."""
     torch.set_num_threads(1)
     console = Console()
     count, repeats, rounds = (8, 32, 3) if quick else (32, 16, 7)
@@ -91,17 +91,15 @@ def main(quick: bool = False, json: Path | None = None, compare: OldFigures = No
         figures |= _cold(stores, paths, rounds)
         figures |= _reading(stores, paths)
         figures |= _start(stores["jpeg"], paths[0], rounds)
-    title = (
-        f"JPEG files of {_SIZE} x {_SIZE} to batches of {_BATCH}, {count * repeats} an epoch, {os.cpu_count()} cores"
-    )
-    show(title, figures, console, "ratios: to the same without the transform, epochs in turn")
+    title = f"JPEG files of {_SIZE} x {_SIZE}, batches of {_BATCH}, {count * repeats} per epoch, {os.cpu_count()} cores"
+    show(title, figures, console, "ratios are relative to no transform; epochs alternate")
     finish(figures, json, compare, console)
 
 
 def _throughput(
     stores: dict[Any, Cache], paths: Sequence[Path], repeats: int, rounds: int, workers: int, method: str
 ) -> dict[str, Figure]:
-    """Images a second without, and the share of it with the transform."""
+    """Images per second without the transform, and the throughput with it relative to that."""
     loaders = {
         codec: DataLoader(
             Files(paths, repeats, first),
@@ -122,7 +120,7 @@ def _throughput(
                 rates[codec].append(len(loader.dataset) / (time.perf_counter() - started))  # type: ignore[arg-type]
     name = f"{workers} worker{'s' * (workers != 1)}" + (f", {method}ed" if method else "")
     without = rates.pop("")
-    figures = {f"{name}: images a second without": Figure.of(without, absolute=True)}
+    figures = {f"{name}: images per second without": Figure.of(without, absolute=True)}
     for codec, with_it in rates.items():
         figures[f"{name}: throughput with {codec} backgrounds"] = Figure.of(
             ratios(with_it, without), _THROUGHPUT, more_is_better=True
@@ -131,26 +129,26 @@ def _throughput(
 
 
 def _cold(stores: dict[Any, Cache], paths: Sequence[Path], rounds: int) -> dict[str, Figure]:
-    """Likewise in this process, every file dropped from the page cache before each epoch."""
+    """The same in this process, with every file dropped from the page cache before each epoch."""
     rates: dict[str, list[float]] = {codec: [] for codec in _conditions(stores)}
     for _ in range(rounds):
         for codec, first in _conditions(stores).items():
             files = [*paths, *(path for store in stores.values() for path in store.directory.rglob("*"))]
             _drop(files)
-            dataset = Files(paths, 1, first)  # each file once: it is warm when it comes again
+            dataset = Files(paths, 1, first)  # each file once: a second read would be warm
             started = time.perf_counter()
             for _ in DataLoader(dataset, _BATCH):
                 pass
             rates[codec].append(len(dataset) / (time.perf_counter() - started))
     without = rates.pop("")
-    return {"cold, 0 workers: images a second without": Figure.of(without, absolute=True)} | {
+    return {"cold, 0 workers: images per second without": Figure.of(without, absolute=True)} | {
         f"cold, 0 workers: throughput with {codec} backgrounds": Figure.of(ratios(values, without), more_is_better=True)
         for codec, values in rates.items()
     }
 
 
 def _drop(files: Sequence[Path]) -> None:
-    """Ask the kernel to forget what it keeps of these files; what is not on the disk yet or mapped stays."""
+    """Ask the kernel to drop these files from its page cache; pages that are dirty or mapped stay."""
     os.sync()
     for path in files:
         if path.is_file():
@@ -160,7 +158,7 @@ def _drop(files: Sequence[Path]) -> None:
 
 
 def _reading(stores: dict[Any, Cache], paths: Sequence[Path]) -> dict[str, Figure]:
-    """Bytes read from files an image; those of SQLite that are mapped into memory are not counted."""
+    """Bytes read from files per image; SQLite pages that are mapped into memory are not counted."""
     figures = {}
     for codec, first in _conditions(stores).items():
         dataset = Files(paths, 1, first)
@@ -169,7 +167,7 @@ def _reading(stores: dict[Any, Cache], paths: Sequence[Path]) -> dict[str, Figur
         for index in range(len(dataset)):
             dataset[index]
         kilobytes = (_bytes_read() - before) / len(dataset) / 1024
-        figures[f"KB read an image, {codec + ' backgrounds' if codec else 'without'}"] = Figure.of([kilobytes])
+        figures[f"KB read per image, {codec + ' backgrounds' if codec else 'without'}"] = Figure.of([kilobytes])
     return figures
 
 
@@ -178,7 +176,7 @@ def _bytes_read() -> int:
 
 
 def _start(store: Cache, path: Path, rounds: int) -> dict[str, Figure]:
-    """A fresh process up to its first transformed image: seconds of CPU time and megabytes."""
+    """CPU seconds and megabytes of a new process until its first transformed image."""
     crop = v2.RandomResizedCrop(224)
     seconds: dict[str, list[float]] = {}
     megabytes: dict[str, list[float]] = {}
@@ -200,7 +198,7 @@ def _start(store: Cache, path: Path, rounds: int) -> dict[str, Figure]:
         "a worker's start without, CPU seconds": Figure.of(seconds["without"], absolute=True),
         "a worker's start with the transform, ratio": Figure.of(ratios(seconds["with"], seconds["without"]), _START),
         "a worker's MB without": Figure.of(megabytes["without"], absolute=True),
-        "MB more with the transform": Figure.of(more, _MEGABYTES),
+        "extra MB with the transform": Figure.of(more, _MEGABYTES),
     }
 
 

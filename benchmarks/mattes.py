@@ -1,7 +1,7 @@
-"""How good each remover's mattes are, against the true mattes of stamps over wallpapers, and how well it knows.
+"""How good each remover's mattes are, compared with the true mattes of stamps over wallpapers.
 
-`python -m benchmarks mattes` prints for all mattes and for the kept ones (those that the remover did not mark
-unusable) the intersection over union with the truth and the error along the true edge, and writes a picture of each
+`python -m benchmarks mattes` prints the intersection over union with the true matte and the error along the true edge,
+for all mattes and for the kept ones (those that the remover did not mark unusable). It also writes a picture of each
 remover's worst cases.
 """
 
@@ -30,15 +30,16 @@ from augment.stages.remove.rembg import Rembg
 from augment.testing import parts
 from augment.testing.scenes import Scene, scenes
 
-SEED = 505  # neither GrabCut's confidence nor its threshold was chosen on these scenes
-_EDGE = 4  # pixels on either side of the true edge that the error is averaged over
-_POOR = 0.6  # overlap below which a matte is of something else
+SEED = 505  # GrabCut's confidence and its threshold were not chosen on these scenes
+_EDGE = 4  # pixels on either side of the true edge, over which the error is averaged
+_POOR = 0.6  # below this overlap, a matte shows something else
 _WORST = 8  # cases in the picture
 
 
 @dataclass(frozen=True)
 class Score:
-    """One matte's: `overlap` is intersection over union at half alpha, `edge_error` the mean error of alpha, 0 to 1."""
+    """The score of a matte: `overlap` is the intersection over union at half alpha, `edge_error` the mean alpha error,
+    0 to 1."""
 
     scene: str
     overlap: float
@@ -49,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over several mattes: the median overlap, the share of poor ones, the mean edge error, and how many they are."""
+    """A summary of several mattes: their number, median overlap, share of poor ones, and mean edge error."""
 
     count: int
     median_overlap: float
@@ -67,7 +68,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Result:
-    """One remover's. `seconds` an image, of the clock, after a first image that is not counted."""
+    """The result of one remover. `seconds` is wall time per image, after a first image that is not counted."""
 
     remover: str
     every: Summary
@@ -83,9 +84,9 @@ def main(
     seed: int = SEED,
     mask_rcnn: Path | None = None,
 ) -> None:
-    """Print the table, write the worst cases to `out`/mattes-REMOVER.png and the numbers to `json`.
+    """Print the table, and write the worst cases to `out`/mattes-REMOVER.png and the numbers to `json`.
 
-    `quick` takes 20 scenes instead of 120. `mask_rcnn` is a checkpoint of that model; without it, it is left out.
+    `quick` uses 20 scenes instead of 120. `mask_rcnn` is a checkpoint; without it, that model is left out.
     """
     console = Console()
     count = 20 if quick else 120
@@ -104,7 +105,7 @@ def main(
 
 
 def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str, Any]]:
-    """The removers that can be had here, by name; those that cannot are named on the console with the reason."""
+    """The available removers by name; the console says which are not available, and why."""
     found: list[tuple[str, Remover]] = [("grabcut", GrabCut())]
     try:
         found.append(("rembg-isnet", Rembg(model=str(parts.isnet()))))
@@ -116,7 +117,7 @@ def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str,
 
 
 def run(name: str, remover: Remover, made: Sequence[Scene]) -> tuple[Result, list[Matte]]:
-    """Call the remover on one scene after the other and score what it returns; a failed item is an empty matte."""
+    """Call the remover on one scene at a time and score its mattes; a failed item counts as an empty matte."""
     images = [scene.image for scene in made]
     remover(images=images[:1], masks=[None], sources=[None])  # loads the model
     start = time.perf_counter()
@@ -148,7 +149,7 @@ def table(results: Sequence[Result], seed: int) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
         title=f"{count} scenes of seed {seed}: all mattes, then the kept ones",
-        caption=f"IoU: median; poor: share below {_POOR}; edge: mean error of alpha within {_EDGE} pixels of it",
+        caption=f"IoU: median; poor: share below {_POOR}; edge: mean alpha error within {_EDGE} pixels of the edge",
     )
     drawn.add_column("remover", no_wrap=True)
     for column in ("IoU", "poor", "edge", "kept", "IoU", "poor", "edge", "s/image"):
@@ -166,7 +167,7 @@ def table(results: Sequence[Result], seed: int) -> Table:
 
 
 def worst_cases(result: Result, made: Sequence[Scene], mattes: Sequence[Matte]) -> NDArray[np.uint8]:
-    """A row each for the accepted mattes that overlap least: the image, what was found, and the truth, on green."""
+    """One row per accepted matte, worst overlap first: the image, the matte and the true matte, on green."""
     order = sorted(range(len(made)), key=lambda n: (not result.scores[n].accepted, result.scores[n].overlap))
     rows = []
     for n in order[:_WORST]:

@@ -1,8 +1,8 @@
-"""What prewarming costs beside the stages themselves: time, memory, and a run that finds everything done.
+"""The overhead of prewarming over its stages, in time and memory, and the time of a run over a complete cache.
 
-`python -m benchmarks prewarm` compares `augment.prewarm` with the same stages called in a bare loop, at the same batch
-and with one process, and each in a process of its own, so that peak memory is the process's. What is complete is timed
-with stages that fill a cache quickly: a finished run only looks, whatever filled it.
+`python -m benchmarks prewarm` compares `augment.prewarm` with the same stages called in a bare loop, with the same
+batch size and without workers. Each runs in its own process, so that the peak memory is the process's. The complete
+cache is filled with fast stages, because a run over a complete cache takes the same time whatever filled it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REMOVE, INPAINT, CAPTION, REFINE, GENERATE = KINDS
 
 
 def main(quick: bool = False, json: Path | None = None) -> None:
-    """Print the ratios; `--json FILE` keeps every figure."""
+    """Print the ratios; `--json FILE` writes all figures."""
     count, repeats = (12, 1) if quick else (24, 3)
     figures: dict[str, Any] = {"images": count}
     with tempfile.TemporaryDirectory() as name:
@@ -58,7 +58,7 @@ def main(quick: bool = False, json: Path | None = None) -> None:
     figures["time, prewarm / bare loop"] = statistics.median(
         r["prewarm"]["seconds"] / r["loop"]["seconds"] for r in rounds
     )
-    # What other work on the machine does not change.
+    # CPU time does not depend on other work on the machine.
     figures["CPU time, prewarm / bare loop"] = statistics.median(
         r["prewarm"]["cpu seconds"] / r["loop"]["cpu seconds"] for r in rounds
     )
@@ -92,7 +92,7 @@ def _show(figures: dict[str, Any]) -> None:
 
 
 def _time_complete(count: int, repeats: int) -> list[float]:
-    """Images a second of a run that finds everything done, in this process."""
+    """Images per second of a run over a complete cache, in this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_images(folder / "images", count, masks=folder / "masks")
@@ -118,7 +118,7 @@ def _time_complete(count: int, repeats: int) -> list[float]:
 
 
 def _recipe(folder: Path) -> Path:
-    """ISNet, and GIT and Stable Diffusion of real classes with tiny weights: loaded and freed as users' models are."""
+    """ISNet, and tiny GIT and Stable Diffusion models of the real classes, loaded and freed like a user's models."""
     from augment.testing.tiny import tiny_git, tiny_stable_diffusion
 
     tiny_git(folder / "git")
@@ -149,7 +149,7 @@ def _write_images(folder: Path, count: int, masks: Path | None = None) -> None:
 
 
 def _measure(what: str, folder: Path, recipe: Path) -> dict[str, float]:
-    """Seconds and peak megabytes of one job in a process of its own; imports are not timed."""
+    """Seconds and peak megabytes of one job in its own process; imports are not timed."""
     command = [sys.executable, "-m", "benchmarks.prewarm", what, str(folder), str(recipe)]
     return dict(
         jsonlib.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
@@ -174,7 +174,7 @@ def _job(what: str, folder: Path, recipe_file: Path) -> None:
 
 
 def _bare_loop(folder: Path, recipe: Recipe) -> None:
-    """The same stages at the same batches, everything kept in memory and nothing written."""
+    """The same stages with the same batches; everything is kept in memory and nothing is written."""
     paths = sorted((folder / "images").iterdir())
     images = [to_rgb(PIL.Image.open(path)) for path in paths]
     for image in images:
@@ -202,7 +202,7 @@ def _run(stage: Stage, **columns: Sequence[Any]) -> list[Any]:
 
 
 def _one_stage(folder: Path, recipe: Recipe, name: str) -> None:
-    """One stage over the artifacts that an earlier prewarm left, streamed as a user's own loop would."""
+    """One stage over the artifacts of an earlier prewarm, streamed as in a user's own loop."""
     chain = Chain(recipe, Cache(folder / "cache"))
     kind, stage = recipe.stages[name].kind, recipe.stages[name]
     size = 1 if stage.parallel else stage.batch

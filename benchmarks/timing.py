@@ -1,4 +1,4 @@
-"""Timings that can be trusted on a busy machine: candidates in turn, ratios round by round, an older run to compare."""
+"""Timings for a busy machine: alternating candidates, ratios per round, and a comparison with an earlier run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-# Looked for before anything is run.
+# Checked before anything is run.
 OldFigures = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
 
-_WORSE = 0.05  # a smaller change is not told, whatever the spread
+_WORSE = 0.05  # smaller changes are not reported, whatever the spread
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure's median over all rounds, and its quartiles; `goal` is the most or, with `more_is_better`, the least.
+    """A figure's median and quartiles over all rounds. `goal` is an upper limit, or a lower one with `more_is_better`.
 
-    An `absolute` one tells of the machine, and is not compared with another run's.
+    An `absolute` figure depends on the machine and is not compared with another run's.
     """
 
     median: float
@@ -54,9 +54,10 @@ class Figure:
 
 
 def in_turn(candidates: Mapping[str, Callable[[int], object]], items: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of CPU time an item, one figure a round, of each candidate called with 0 … `items` - 1.
+    """Milliseconds per item for each candidate, called with 0 … `items` - 1; one value per round.
 
-    CPU time of this thread, which other processes disturb less than the clock: for what neither waits nor has threads.
+    This is the CPU time of this thread, which other processes disturb less than wall time. Use it only for candidates
+    that do not wait and start no threads.
     """
     found: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
@@ -72,9 +73,9 @@ def side_by_side(
     rounds: int,
     passes: int,
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Milliseconds as `in_turn` gives them, over `passes` at a time, and their ratios to those of `base`.
+    """Milliseconds as in `in_turn`, over `passes` at a time, and their ratios to those of `base`.
 
-    `base` is timed anew before each candidate: its own time changes with how the allocator and the caches were left.
+    `base` is timed again before each candidate, because its time depends on the state of the allocator and caches.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in candidates}
     beside: dict[str, list[float]] = {name: [] for name in candidates}
@@ -87,7 +88,7 @@ def side_by_side(
 
 
 def _timed(candidate: Callable[[int], object], items: int, passes: int) -> float:
-    for item in range(items):  # not counted: others have taken the processor's caches
+    for item in range(items):  # not counted: warms the processor's caches
         candidate(item)
     started = time.thread_time_ns()
     for _ in range(passes):
@@ -97,12 +98,12 @@ def _timed(candidate: Callable[[int], object], items: int, passes: int) -> float
 
 
 def ratios(values: Sequence[float], beside: Sequence[float]) -> list[float]:
-    """One figure by another, of the same round."""
+    """Each value divided by the other one of the same round."""
     return [one / other for one, other in zip(values, beside, strict=True)]
 
 
 def show(title: str, figures: Mapping[str, Figure], console: Console, caption: str = "") -> None:
-    """A table of figures, with the goals of those that have one."""
+    """Print a table of figures, with their goals, if any."""
     table = Table("figure", "median (quartiles)", "goal", title=title, caption=caption or None)
     for name, figure in figures.items():
         table.add_row(name, str(figure), figure.verdict())
@@ -110,7 +111,7 @@ def show(title: str, figures: Mapping[str, Figure], console: Console, caption: s
 
 
 def finish(figures: Mapping[str, Figure], file: Path | None, compare: Path | None, console: Console) -> None:
-    """Write the figures to `file`, and tell what is worse than in the file `compare` of an earlier run."""
+    """Write the figures to `file`, and report what is worse than in `compare`, the file of an earlier run."""
     if compare is not None:
         worse = _worse(figures, {name: Figure(**old) for name, old in json.loads(compare.read_text()).items()})
         for line in worse or [f"nothing is worse than in {compare}"]:
@@ -121,7 +122,7 @@ def finish(figures: Mapping[str, Figure], file: Path | None, compare: Path | Non
 
 
 def _worse(new: Mapping[str, Figure], old: Mapping[str, Figure]) -> list[str]:
-    """Figures whose median lies beyond the older run's worse quartile."""
+    """Figures whose median is beyond the worse quartile of the earlier run."""
     lines = []
     for name in new.keys() & old.keys():
         now, before = new[name], old[name]

@@ -1,7 +1,7 @@
-"""What a hit costs, and each of its steps, beside decoding the same image and transforms that people know.
+"""The cost of a hit and of each of its steps, compared with decoding the same image and with well-known transforms.
 
-`python -m benchmarks transform` gives every figure as a ratio to Pillow's decoding of the same image (a JPEG of quality
-92, from memory), taken just before it, and plots where a hit's time goes. All of it is CPU time of one thread.
+`python -m benchmarks transform` reports every figure relative to Pillow's decoding of the same image (JPEG, quality 92,
+from memory), timed just before it. It also plots the time spent in each step. All times are CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
 SIZES = (224, 512, 1024)
 _QUALITY = 92  # of the images' JPEG
 _SEED = 7
-_PASSES = 3  # over all images at a candidate's turn
-# At 512 x 512, beside Pillow's decoding.
+_PASSES = 3  # over all images, each time a candidate is timed
+# At 512 x 512, relative to Pillow's decoding.
 GOALS = {"raw": 0.25, "jpeg": 0.8}
 _TIMES_FASTER_THAN_FORAUG = 10
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image in the forms in which the candidates take it, with its true matte and its background."""
+    """One image in all forms that the candidates need, with its true matte and its background."""
 
     file: bytes
     matte: Matte
@@ -94,7 +94,7 @@ def main(
 ) -> None:
     """Print the ratios at each size, and plot the steps at 512 x 512 to `out`.
 
-    `json` keeps the figures; `compare` names such a file of an earlier run, and what got slower since is printed.
+    The figures are written to `json`. `compare` is such a file from an earlier run; what became slower is printed.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -106,7 +106,7 @@ def main(
             stores, samples = fill(Path(folder), size, count)
             at_size, milliseconds = measure(stores, samples, size, rounds)
         show(
-            f"{size} x {size}, {count} images, {rounds} rounds: times Pillow's decoding of the same image",
+            f"{size} x {size}, {count} images, {rounds} rounds: relative to Pillow's decoding of the same image",
             at_size,
             console,
             f"Pillow's decoding: {Figure.of(milliseconds['Pillow decodes'])} ms; an object covers "
@@ -121,7 +121,7 @@ def main(
 
 
 def fill(folder: Path, size: int, count: int) -> tuple[dict[ImageCodec, Cache], list[Sample]]:
-    """A store of each codec, with true mattes and backgrounds of the classic recipe."""
+    """A store per codec, with true mattes and backgrounds from the classic recipe."""
     recipe = Recipe.load("classic")
     store = Cache(folder / "png", codec="png")
     chain = Chain(recipe, store)
@@ -134,7 +134,7 @@ def fill(folder: Path, size: int, count: int) -> tuple[dict[ImageCodec, Cache], 
         store.put(chain.name(Remover.kind, image_key(image)), matte.to_bytes(), {})
     report = prewarm(folder / "images", store, recipe, workers=0, progress=False)
     if report.complete < count:
-        raise RuntimeError(f"not every image got a background: {report}")
+        raise RuntimeError(f"some images have no background: {report}")
     stores: dict[ImageCodec, Cache] = {"png": store}
     for codec in CODECS:
         if codec not in stores:
@@ -148,7 +148,7 @@ def fill(folder: Path, size: int, count: int) -> tuple[dict[ImageCodec, Cache], 
 
 
 def recoded(store: Cache, into: Cache) -> Cache:
-    """Everything of a store in another, the backgrounds by that one's codec."""
+    """Copy everything from a store into another, with backgrounds re-encoded by the other's codec."""
     for record in store.recipes():
         into.add_record(record)
     for name in store.names():
@@ -163,7 +163,7 @@ def recoded(store: Cache, into: Cache) -> Cache:
 def measure(
     stores: dict[ImageCodec, Cache], samples: list[Sample], size: int, rounds: int
 ) -> tuple[dict[str, Figure], dict[str, list[float]]]:
-    """Ratios to Pillow's decoding by candidate, and every candidate's milliseconds a round."""
+    """Ratios to Pillow's decoding by candidate, and every candidate's milliseconds per round."""
 
     def decode(number: int) -> None:
         PIL.Image.open(io.BytesIO(samples[number].file)).load()
@@ -177,7 +177,7 @@ def measure(
         candidates |= _steps(codec, store, samples)
     candidates |= _batched(stores["raw"], samples)
     candidates |= _others(samples, size)
-    for candidate in candidates.values():  # what a sample is made into is made now
+    for candidate in candidates.values():  # fills the samples' cached properties
         for number in range(len(samples)):
             candidate(number)
     milliseconds, beside = side_by_side(candidates, decode, len(samples), rounds, _PASSES)
@@ -207,7 +207,7 @@ def _hits(codec: str, store: Cache, samples: list[Sample]) -> dict[str, Callable
 
 
 def _steps(codec: ImageCodec, store: Cache, samples: list[Sample]) -> dict[str, Callable[[int], object]]:
-    """The parts of a hit one by one; those that do not depend on the codec are given once."""
+    """The steps of a hit one by one; those that do not depend on the codec appear only once."""
     chain = Chain(Recipe.load("classic"), store)
     size = samples[0].array.shape[:2]
     names = [(chain.name(Remover.kind, sample.key), chain.name(Generator.kind, sample.key, 0)) for sample in samples]
@@ -235,7 +235,7 @@ def _steps(codec: ImageCodec, store: Cache, samples: list[Sample]) -> dict[str, 
 
 
 def _batched(store: Cache, samples: list[Sample]) -> dict[str, Callable[[int], object]]:
-    """A worker's half of the batched form, and the loop's, for one image."""
+    """The two halves of the batched form, in the worker and in the training loop, for one image."""
     batch = ReplaceBackgroundBatch(store, p=1)
     device = pick_device()
     layers: list[Layers] = [batch.collate([sample.tensor]).to(device) for sample in samples]
@@ -252,7 +252,7 @@ def _batched(store: Cache, samples: list[Sample]) -> dict[str, Callable[[int], o
 
 
 def _others(samples: list[Sample], size: int) -> dict[str, Callable[[int], object]]:
-    """The same done otherwise, and other transforms."""
+    """Other ways to do the same, and other transforms."""
     draw = random.Random(0)
 
     def with_pillow(number: int) -> PIL.Image.Image:
@@ -261,10 +261,11 @@ def _others(samples: list[Sample], size: int) -> dict[str, Callable[[int], objec
         return PIL.Image.composite(samples[number].pil, background, mask)
 
     def with_foraug(number: int) -> PIL.Image.Image:
-        """Recombination as ForAug's paper (arXiv 2503.09399) describes it.
+        """Recombination as described in ForAug's paper (arXiv 2503.09399).
 
-        A cutout in WebP and a background in JPEG are decoded, the background resized to the image's size, the cutout
-        to between 0.7 and 1.3 of its area, its mask smoothed by a Gaussian of random width, and it is pasted anywhere.
+        A cutout (WebP) and a background (JPEG) are decoded. The background is resized to the image's size, the cutout
+        to between 0.7 and 1.3 times its area. The cutout's mask is smoothed by a Gaussian of random width, and the
+        cutout is pasted at a random position.
         """
         background = PIL.Image.open(io.BytesIO(samples[number].background_file)).convert("RGB")
         background = background.resize((size, size), PIL.Image.Resampling.BILINEAR)
@@ -303,7 +304,7 @@ def _on_pil(transform: Any, samples: list[Sample]) -> Callable[[int], object]:
 
 
 def plot(milliseconds: dict[str, list[float]], path: Path) -> None:
-    """Where a hit's time goes, a bar for each codec and form, beside decoding."""
+    """Plot the time spent in each step of a hit, one bar per codec and form, compared with decoding."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
@@ -341,7 +342,7 @@ def plot(milliseconds: dict[str, list[float]], path: Path) -> None:
             colors["rest"] = "lightgrey"
     for name, style in (("Pillow decodes", "-"), ("OpenCV decodes", ":"), ("ForAug's recombination", "--")):
         axes.axvline(median[name], color="black", linestyle=style, linewidth=1, label=name)
-    axes.set_xlabel("milliseconds an image of 512 x 512, one thread")
+    axes.set_xlabel("milliseconds per image of 512 x 512, one thread")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     FigureCanvasAgg(drawing).print_png(str(path))
 
