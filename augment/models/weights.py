@@ -1,6 +1,6 @@
 """Where models come from: a local path, then this machine's caches, then the network, in that order and nowhere else.
 
-Each kind of weights is a small class that stands beside its client. It says where its files are (`find`, which only
+Each kind of weights is a small class beside its client. It says where its files are (`find`, which only
 looks) and whether they could be fetched (`check`), and it fetches them (`resolve`). HF_HUB_OFFLINE=1 keeps all of them
 off the network.
 """

@@ -1,7 +1,7 @@
 """What an object's class is called among COCO's classes, in which the usual detectors find things.
 
-The table is meant to be edited: a line a COCO class, and the words that people use for it or for its kinds. A recipe
-adds to it, or overrides it, with `[guard.equivalents]`.
+The table is meant to be edited: one line per COCO class, with the words that people use for it or for its kinds. A
+recipe adds to it, or overrides it, with `[guard.equivalents]`.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ SYNONYMS: dict[str, str] = {
 def equivalents(
     group: str | None, classes: Sequence[str], extra: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[str, ...]:
-    """Which of a detector's `classes` show an object of the class `group`; none where it has no such class.
+    """Which of a detector's `classes` show an object of the class `group`; none if it has no such class.
 
-    `extra` maps further class names to what they are found as, and is asked first. Then the classes' own names, then
-    the table, each by the whole name and after that by its last word: "sports car" is a "car". Where a name has two
-    meanings, both are given: an image rejected in vain costs a seed, a wrong label costs more.
+    `extra` maps further class names to what they are found as, and is looked at first. Then come the classes' own
+    names, then the table, each by the whole name and after that by its last word: "sports car" is a "car". A name with
+    two meanings gives both: an image rejected needlessly costs a seed, a wrong label costs more.
     """
     name = class_words(group)
     for given, found_as in (extra or {}).items():
@@ -143,7 +143,7 @@ def _found_as(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names are the same but for number, case and hyphens."""
+    """Whether two names are the same apart from number, case and hyphens."""
     pattern = class_pattern(one)
     return bool(pattern and pattern.fullmatch(other)) or class_words(one) == other
 

@@ -1,4 +1,4 @@
-"""What a language model answered, made fit for a text encoder: cleaned, freed of the object's class, and cut."""
+"""A language model's answer made fit for a text encoder: cleaned, without the object's class, and cut to length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLURALS = {
 _SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
 
 _TYPOGRAPHY = str.maketrans("\u2018\u2019\u201c\u201d\u00ab\u00bb\u2013\u2014\u00a0", '\'\'""""-- ')
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
+THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 _CHAT_MARKS = re.compile(r"<\|[^|>]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", re.IGNORECASE)
 _LINKS = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKDOWN = re.compile(r"^\s*(?:#{1,6}\s+|>\s?|`{3}\w*\s*$)|\*+(?=\S)|(?<=\S)\*+|`+|(?<!\w)_+|_+(?!\w)", re.MULTILINE)
@@ -61,7 +61,7 @@ _CLIP_WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[a-z]+|[0-9]|[^\sa-z0-9]", re.IG
 
 
 def class_words(group: str | None) -> str | None:
-    """A class name as words, "golden_retriever" as "golden retriever"; `None` where it is but a number or a code."""
+    """A class name as words, "golden_retriever" as "golden retriever"; None if it is only a number or a code."""
     words = re.sub(r"[_\-\s.]+", " ", group or "").strip().lower()
     is_code = not re.search(r"[^\W\d_]{2}", words) or re.fullmatch(r"n?\d{4,}|(?:class|label|category) ?\w?\d*", words)
     return None if is_code else words
@@ -84,15 +84,15 @@ def class_pattern(group: str | None) -> re.Pattern[str] | None:
 
 
 def clean_answer(answer: str, group: str | None = None, limit: int = TOKEN_LIMIT) -> str | None:
-    """A language model's answer as one prompt of at most `limit` CLIP tokens, without the object's class; `None` where
+    """A language model's answer as one prompt of at most `limit` CLIP tokens, without the object's class; None if
     nothing usable is left.
 
     Taken away: thoughts, chat and Markdown marks, list marks (of a list of long items, all but the first item),
     preambles such as "Sure, here is …:", quotes around all of it, refusals and remarks to the user, repetitions, a last
-    sentence that broke off, and each sentence that names the class. Where every sentence names it, the clauses that do
+    sentence that broke off, and each sentence that names the class. If every sentence names it, the clauses that do
     not may stay.
     """
-    text = _CHAT_MARKS.sub(" ", _THOUGHTS.sub(" ", answer))[:_LONGEST].translate(_TYPOGRAPHY)
+    text = _CHAT_MARKS.sub(" ", THOUGHTS.sub(" ", answer))[:_LONGEST].translate(_TYPOGRAPHY)
     text = _one_paragraph(_MARKDOWN.sub("", _LINKS.sub(r"\1", text)))
     text = _LAST_PART.sub("", _unquoted(_PREAMBLE.sub("", _unquoted(_PREAMBLE.sub("", text, count=1)), count=1)))
     text = _WORD_LOOP.sub(r"\1", _PHRASE_LOOP.sub(r"\1", re.sub(r"\s+", " ", text))).strip()
@@ -154,7 +154,7 @@ def _one_paragraph(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """What stands in quotes, where that is most of the text."""
+    """What is in quotes, if that is most of the text."""
     quoted = re.search(r'"(.+?)"', text, re.DOTALL)
     return quoted[1] if quoted and len(quoted[1]) > len(text) / 2 else text.strip(" \"'")
 

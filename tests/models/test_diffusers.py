@@ -358,6 +358,7 @@ def test_settings_are_read_from_a_table_and_wrong_ones_are_named() -> None:
     assert Diffusers.execution_only == {"batch_size", "runtime"}
 
 
+@pytest.mark.slow
 def test_the_generation_benchmark_compares_with_the_prototype(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Captions that are measured, not recognised: colors by name, light, contrast, texture and sharpness in a sentence."""
+"""Captions by measurement, without recognizing anything: a sentence on color, light, contrast, texture, sharpness."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ _COLORS: dict[str, tuple[int, int, int]] = {
     "lilac": (190, 164, 210),
 }
 _NAMES = tuple(_COLORS)
-_SECOND = 0.22  # a color that covers less than this of a part is not worth a word
+_SECOND = 0.22  # a color that covers less of a part than this is not mentioned
 _APART = 12  # ΔE from which two halves are told apart; 2.3 is just noticeable
 _SIDE = 256  # pixels of the longer side at which texture is judged; sharpness is what twice that adds to it
 
 
 @dataclass(frozen=True)
 class Measured(Captioner):
-    """Describes a plate by what can be measured in it, in a few milliseconds; it names no thing and needs no model."""
+    """Describes what can be measured in a plate, in a few milliseconds; it names no things and needs no model."""
 
     backend: ClassVar[str] = "measured"
     parallel: ClassVar[bool] = True
 
     def __call__(self, *, plates: Sequence[Image], **_: Any) -> list[str]:
-        """`(H, W, 3)` uint8 RGB plates to a sentence each."""
+        """`(H, W, 3)` uint8 RGB plates to one sentence each."""
         return [describe(plate) for plate in plates]
 
 
@@ -105,7 +105,7 @@ def _nearest(lab: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def _colors(named: NDArray[np.intp]) -> list[str]:
-    """The most frequent color name, and the second where it covers enough."""
+    """The most frequent color name, and the second if it covers enough."""
     shares = np.bincount(named.ravel(), minlength=len(_NAMES)) / named.size
     first, second = np.argsort(-shares, kind="stable")[:2]
     return [_NAMES[first], _NAMES[second]] if shares[second] >= _SECOND else [_NAMES[first]]
@@ -156,7 +156,7 @@ def _word(value: float, scale: Sequence[tuple[float, str]]) -> str:
 
 
 def _texture(grey: NDArray[np.float32]) -> str:
-    """How much there is to see, how large it is, and along which way it runs."""
+    """How much detail there is, how large it is, and in which direction it runs."""
     blurred = cv2.GaussianBlur(grey, (0, 0), 1)
     fine, coarse = grey - blurred, blurred - cv2.GaussianBlur(blurred, (0, 0), 4)
     strength = float(np.hypot(fine.std(), coarse.std()))
@@ -169,7 +169,7 @@ def _texture(grey: NDArray[np.float32]) -> str:
 
 
 def _direction(band: NDArray[np.float32]) -> str:
-    """The way in which most edges run, from the structure tensor (Bigün and Granlund 1987); none, where none does."""
+    """The direction in which most edges run, from the structure tensor (Bigün and Granlund 1987); "" for none."""
     dx, dy = cv2.Sobel(band, cv2.CV_32F, 1, 0), cv2.Sobel(band, cv2.CV_32F, 0, 1)
     xx, yy, xy = float((dx * dx).mean()), float((dy * dy).mean()), float((dx * dy).mean())
     coherence = np.hypot(xx - yy, 2 * xy) / max(xx + yy, 1e-6)

@@ -56,7 +56,7 @@ class Contextual(Enricher):
     - `max_objects`: objects per round, the largest; those smaller than `min_area` (share of the image) do not count,
       nor do those scored below `detector.score`.
     - `context`: how much an inpainter sees around an object, as a share of the object's longer side.
-    - `keep_steps`: keep the image after each object, to look at; see `Chain.steps`.
+    - `keep_steps`: keep the image after each object, to look at; see `Reader.steps`.
     - `batch_size`: images at once.
     - `detector`, `chat`, `inpainter`: the stages that do it, each a table with a `backend`.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 from augment.artifacts import Prompt
 from augment.models.chat import Message
-from augment.stages.text import TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
+from augment.stages.text import THOUGHTS, TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
 
 _SYSTEM = (
     "You write prompts for an image generator that repaints single objects of a picture. You are given the picture's "
@@ -18,7 +18,6 @@ _SYSTEM = (
 )
 _NAMING = ("label", "object", "name", "key")  # if a model answers with a list of records instead of one object
 _DESCRIBING = ("prompt", "sub-prompt", "sub_prompt", "subprompt", "description", "text")
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 # A string's key and value: what is left of JSON that is cut off, or has commas and quotes in the wrong places.
 _PAIR = re.compile(
     r"""(?P<q>["'])(?P<key>[^"'{}\n]{1,60})(?P=q)\s*:\s*(?P<v>["'])(?P<value>.+?)"""
@@ -45,7 +44,7 @@ def subprompts(answer: str, names: Sequence[str], labels: Sequence[str], group: 
     object, prose is enough. A value for a bare label serves all of its objects; a list serves them in order. A
     sub-prompt that names the object's class is not used.
     """
-    answer = _THOUGHTS.sub(" ", answer)
+    answer = THOUGHTS.sub(" ", answer)
     values = _values(answer)
     if not values and len(names) == 1:  # plain prose can only be about the one object
         values = {_plain(names[0]): answer}

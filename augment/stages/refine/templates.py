@@ -15,7 +15,7 @@ from augment.stages.refine import Refiner
 from augment.stages.text import class_pattern, class_words, clip_tokens, cut
 
 _NEGATIVE = "people, text, watermark, logo, frame, collage, drawing, blurry, low quality, jpeg artifacts, deformed"
-_MOST_TOKENS = 59  # of CLIP's 75, since the count is an estimate and nothing of the light may be lost
+_MOST_TOKENS = 59  # of CLIP's 75, because the count is an estimate and nothing of the light may be lost
 _CAMERAS = (
     "wide shot at eye level, natural photograph",
     "35 mm photograph, shallow depth of field",
@@ -113,7 +113,7 @@ _COLOR_NAMES = (
 )
 _COLOR = re.compile(_COLOR_NAMES)
 _TEXTURE = re.compile(r"(?:smooth|faint|moderate|rich|busy) (?:coarse |fine )?texture(?: of \w+ lines)?")
-# What the measured captioner says: it names no things, and its words for the light are not lights.
+# A caption of the measured captioner: it names no things, and its words for the light are not lights.
 _MEASURED = re.compile(rf"^an? (?:[\w ]+ )?{_COLOR_NAMES}[\w ]* (?:lower part|right side|scene),.*\btexture\b")
 _BEFORE_PLACE = re.compile(
     r"^.*?\b(?:next to|in front of|on top of|on|in|at|near|beside|by|under|against|over|along|through|across|behind"
@@ -126,14 +126,14 @@ _BEFORE_PLACE = re.compile(
 class Scene:
     """What a variant's prompt is made of."""
 
-    caption: str  # without the object's class and without lights; "" where nothing else was said
+    caption: str  # without the object's class and without lights; "" if nothing else was said
     setting: str
     light: Light
     camera: str
 
     @property
     def text(self) -> str:
-        """The prompt; the caption is what gives way where all of it would be more than a text encoder takes."""
+        """The prompt; the caption is cut if all of it would be more than a text encoder takes."""
         rest = ", ".join((self.setting, self.light.phrase, self.camera))
         said = cut(self.caption, _MOST_TOKENS - clip_tokens(rest) - 1)
         return f"{said}, {rest}" if said else rest
@@ -141,10 +141,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Templates(Refiner):
-    """Joins what the caption says of the place with a setting that fits it, a named light and a camera.
+    """Joins what the caption says about the place with a setting that fits it, a named light and a camera.
 
-    Variants that share their image's seed get every fitting light before any of them comes again, then with another
-    setting, and no prompt twice before all that fit are used up.
+    Variants that share their image's seed use every light that fits before one is repeated with another setting, and
+    no prompt is repeated before all that fit are used up.
     """
 
     backend: ClassVar[str] = "templates"
@@ -167,7 +167,7 @@ class Templates(Refiner):
 
 
 def negative(group: str | None) -> str:
-    """What a background must not show: the object's class where it is known, and the usual faults."""
+    """What a background must not show: the object's class, if it is known, and the usual faults."""
     name = class_words(group)
     return f"{name}, {_NEGATIVE}" if name else _NEGATIVE
 
@@ -219,7 +219,7 @@ def _measured(caption: str) -> str:
 
 
 def _said(caption: str, group: str | None) -> str:
-    """What the caption says of the place: no lights, which the variant brings itself, and not the object's class."""
+    """What the caption says about the place, without lights (the variant brings its own) and the object's class."""
     text = without_lights(caption.strip().rstrip("."))
     named = class_pattern(group)
     if named is None or not named.search(text):
@@ -231,7 +231,7 @@ def _said(caption: str, group: str | None) -> str:
 
 
 def _after(clause: str, named: re.Pattern[str]) -> str:
-    """What follows the class's name in a clause, from the first place that it is in; "" where there is none."""
+    """What follows the class's name in a clause, from the first place in it; "" if there is none."""
     match = named.search(clause)
     rest = clause[match.end() :] if match else ""
     place = _BEFORE_PLACE.match(rest)

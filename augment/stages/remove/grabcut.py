@@ -14,11 +14,11 @@ from pydantic import Field
 from augment.artifacts import Alpha, Image, Matte
 from augment.stages.remove import Remover
 
-# OpenCV's types say no more of a result than that it is an array.
+# OpenCV's types only say that a result is an array.
 _Map: TypeAlias = NDArray[Any]  # (H, W) or (H, W, C) float32
 _Mask: TypeAlias = NDArray[Any]  # (H, W) bool
 
-_SMALLEST = 16  # pixels: a narrower image has no border to speak of
+_SMALLEST = 16  # pixels: a narrower image has too little border
 _BORDER = 0.03  # width of the border that stands for the background, of the longer side
 _OPEN = 0.6  # middle of the lower border that does not: people and things on tables are cut off there
 _KINDS = 6  # of background that a border shows: sky, ground, trees, …
@@ -80,7 +80,7 @@ def find_edge(image: Image, mask: _Mask) -> Alpha:
     """`(H, W)` uint8 alpha of the image from a mask at a smaller size.
 
     In a band along the mask's edge, a pixel's alpha is where its color lies between the mean colors of the object and
-    of the background nearby; where these are alike, it follows the mask.
+    of the background nearby; if these are alike, it follows the mask.
     """
     height, width = image.shape[:2]
     zoom = max(height / mask.shape[0], width / mask.shape[1])
@@ -138,7 +138,7 @@ def _cuts(image: Image) -> list[_Mask]:
         _grabcut(lab, saliency > 1.2 * level, saliency < unlike, 2),
         _grabcut(image, color > 1.2 * color_level, color < 0.3 * color_level, 2),
         _grabcut(lab, saliency > 0.8 * level, saliency < unlike, 2),
-        # The centre's own colors, whatever the border shows: for objects that fill the image or lie across its edge.
+        # The center's own colors, whatever the border shows: for objects that fill the image or lie across its edge.
         _grabcut(lab, central > 0.35, edge, 3),
         _grabcut(image, central > 0.3, edge, 3),
     ]
@@ -153,7 +153,7 @@ def _grabcut(image: Image, likely: _Mask, background: _Mask, iterations: int) ->
         return likely
     cv2.setRNGSeed(0)  # this thread's own generator, which starts GrabCut's k-means
     background_model, object_model = np.zeros((1, 65)), np.zeros((1, 65))
-    whole = (0, 0, 0, 0)  # the rectangle is not read where a mask starts the cut
+    whole = (0, 0, 0, 0)  # the rectangle is not read if a mask starts the cut
     cv2.grabCut(image, labels, whole, background_model, object_model, iterations, cv2.GC_INIT_WITH_MASK)
     cut: _Mask = labels == cv2.GC_PR_FGD
     return cut
@@ -281,7 +281,7 @@ def _iou(one: _Mask, other: _Mask) -> float:
 
 
 def _measure(image: Image, cuts: list[_Mask]) -> list[dict[str, float]]:
-    """What tells a good cut from a bad one, for each of them."""
+    """Measures that distinguish a good cut from a bad one, for each cut."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     smooth = cv2.GaussianBlur(lab.astype(np.float32), (0, 0), 1.0)
     gradient = np.sqrt((cv2.Sobel(smooth, -1, 1, 0) ** 2 + cv2.Sobel(smooth, -1, 0, 1) ** 2).sum(-1))
