@@ -1,4 +1,4 @@
-"""Artifacts there and back again, and entries that are not what was written."""
+"""Artifacts survive encoding, and damaged entries are detected."""
 
 import cv2
 import numpy as np
@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from augment.artifacts import Matte, Prompt, decode_image, encode_image
-from augment.entries import provenance_of, seal, unseal
 from augment.errors import CorruptEntry, InputError
+from augment.store.entries import provenance_of, seal, unseal
 
 ALPHAS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 IMAGES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
 
 
 @given(ALPHAS, st.floats(0, 1, width=32), st.sampled_from([None, "doubtful: half of it"]))
-def test_a_matte_survives_its_bytes(alpha, confidence, unusable):
+def test_a_matte_survives_encoding(alpha, confidence, unusable):
     matte = Matte.from_full(alpha, confidence, unusable)
     back = Matte.from_bytes(memoryview(matte.to_bytes()))
     np.testing.assert_array_equal(back.full(), alpha)
     assert (back.box, back.size, back.confidence, back.unusable) == (matte.box, matte.size, confidence, matte.unusable)
 
 
-def test_edge_colors_survive_the_bytes():
+def test_edge_colors_survive_encoding():
     alpha = np.array([[0, 9, 255], [0, 8, 7]], np.uint8)
     colors = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
     whole = Matte.from_full(alpha)
@@ -45,7 +45,7 @@ def test_a_matte_keeps_only_its_box():
     assert matte.coverage == pytest.approx(200 / 8000)
 
 
-def test_a_hole_reaches_beyond_the_object_by_a_share_of_the_diagonal():
+def test_a_hole_extends_beyond_the_object_by_a_share_of_the_diagonal():
     alpha = np.zeros((300, 400), np.uint8)
     alpha[150, 200] = 255
     hole = Matte.from_full(alpha).hole(0.02)  # 2 % of 500 pixels
@@ -55,55 +55,55 @@ def test_a_hole_reaches_beyond_the_object_by_a_share_of_the_diagonal():
     assert not hole[150 - 8, 200 - 8], "a disc, not a square"
 
 
-def test_a_matte_of_another_shape_is_refused():
+def test_a_matte_of_another_shape_is_rejected():
     with pytest.raises(InputError, match=r"\(2, 2, 1\) uint8"):
         Matte.from_full(np.zeros((2, 2, 1), np.uint8))
 
 
 @given(IMAGES, st.sampled_from(["raw", "png"]))
-def test_lossless_codecs_give_back_every_pixel(image, codec):
+def test_lossless_codecs_preserve_every_pixel(image, codec):
     np.testing.assert_array_equal(decode_image(memoryview(encode_image(image, codec))), image)
 
 
-def test_jpeg_keeps_colours_in_order_and_close():
+def test_jpeg_keeps_colors_close_and_in_channel_order():
     image = np.zeros((32, 32, 3), np.uint8)
     image[...] = (200, 90, 20)
     assert np.abs(decode_image(encode_image(image, "jpeg")).astype(int) - image).max() <= 4
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"RAW3" + bytes(8) + b"x"])
-def test_bytes_that_are_no_image_are_corrupt(data):
+def test_bytes_that_are_not_an_image_are_corrupt(data):
     with pytest.raises(CorruptEntry):
         decode_image(data)
 
 
 @given(st.text(max_size=50), st.text(max_size=50))
-def test_a_prompt_survives_its_bytes(text, negative):
+def test_a_prompt_survives_encoding(text, negative):
     prompt = Prompt(text, negative, "llm")
     assert Prompt.from_bytes(prompt.to_bytes()) == prompt
 
 
 @pytest.mark.parametrize("data", [b"", b"{}x", b"[1]", b'{"other": 1}'])
-def test_bytes_that_are_no_prompt_are_corrupt(data):
+def test_bytes_that_are_not_a_prompt_are_corrupt(data):
     with pytest.raises(CorruptEntry):
         Prompt.from_bytes(data)
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes_are_never_a_matte_and_never_a_crash(data):
+def test_random_bytes_are_corrupt_and_never_crash(data):
     with pytest.raises(CorruptEntry):
         Matte.from_bytes(data)
 
 
 @given(st.binary(max_size=300))
-def test_an_entry_gives_back_payload_and_provenance(payload):
+def test_an_entry_preserves_payload_and_provenance(payload):
     entry = seal(payload, {"seed": 7, "caption": "ä"})
     assert bytes(unseal(entry)) == payload
     assert provenance_of(entry) == {"seed": 7, "caption": "ä"}
 
 
 @given(st.binary(max_size=60), st.data())
-def test_any_flipped_bit_is_noticed(payload, data):
+def test_any_flipped_bit_is_detected(payload, data):
     entry = bytearray(seal(payload, {"seed": 7}))
     position = data.draw(st.integers(0, len(entry) - 1))
     entry[position] ^= 1 << data.draw(st.integers(0, 7))
@@ -112,7 +112,7 @@ def test_any_flipped_bit_is_noticed(payload, data):
 
 
 @given(st.binary(max_size=60), st.data())
-def test_any_truncation_is_noticed(payload, data):
+def test_any_truncation_is_detected(payload, data):
     entry = seal(payload, {"seed": 7})
     with pytest.raises(CorruptEntry):
         unseal(entry[: data.draw(st.integers(0, len(entry) - 1))])
@@ -121,7 +121,7 @@ def test_any_truncation_is_noticed(payload, data):
 @pytest.mark.parametrize(
     ("at_least", "expected"), [((0, 0), (96, 128)), ((96, 128), (96, 128)), ((40, 64), (48, 64)), ((49, 10), (96, 128))]
 )
-def test_a_jpeg_is_decoded_at_half_its_size_where_that_is_enough(at_least, expected):
+def test_a_jpeg_is_decoded_at_half_size_if_that_is_enough(at_least, expected):
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8), (0, 0), 6)
     small = decode_image(encode_image(image, "jpeg", 95), at_least)
     assert small.shape[:2] == expected

@@ -18,7 +18,7 @@ def augment(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=200, **options)
 
 
-def test_prewarm_fills_a_cache_and_says_what_it_did(tmp_path):
+def test_prewarm_fills_a_cache_and_reports_what_it_did(tmp_path):
     write_folder(tmp_path / "images", 3)
     done = augment("prewarm", tmp_path / "images", "--cache", tmp_path / "cache", "--variants", 2)
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def test_a_bad_file_is_listed_and_the_exit_code_is_one(tmp_path):
         (("paint",), "No such command 'paint'"),
     ],
 )
-def test_wrong_use_is_said_in_a_line_with_exit_code_two(tmp_path, arguments, message):
+def test_wrong_use_is_reported_in_one_line_with_exit_code_two(tmp_path, arguments, message):
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     (tmp_path / "empty").mkdir()
     done = augment(*arguments, cwd=tmp_path)
@@ -66,7 +66,7 @@ def test_recipes_are_listed_and_printed_as_toml():
     assert Recipe.from_toml(augment("recipes", "classic").stdout) == Recipe.load("classic")
 
 
-def test_ctrl_c_exits_with_130_and_keeps_what_is_done(tmp_path):
+def test_ctrl_c_exits_with_130_and_keeps_finished_work(tmp_path):
     write_folder(tmp_path / "images", 40)
     command = [sys.executable, "-m", "augment", "prewarm", str(tmp_path / "images"), "--cache", str(tmp_path / "cache")]
     process = subprocess.Popen(
@@ -84,7 +84,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_done(tmp_path):
     assert all(Cache(tmp_path / "cache").get(name) is not None for name in names)
 
 
-def test_the_demo_runs_from_end_to_end(tmp_path):
+def test_the_demo_runs_from_start_to_end(tmp_path):
     done = augment("demo", "-o", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     assert ", 0 failures" in done.stdout

@@ -1,4 +1,4 @@
-"""One picture, one key: in whatever form, and only then."""
+"""Image keys: the same pixels give the same key in any form, and different pixels do not."""
 
 import numpy as np
 import PIL.Image
@@ -14,7 +14,7 @@ from augment.errors import InputError
 from augment.keys import image_key, to_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
-GREY = RGB[..., 0].copy()
+GRAY = RGB[..., 0].copy()
 
 
 def forms(pixels):
@@ -38,16 +38,16 @@ def forms(pixels):
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
-def test_every_form_of_a_picture_has_the_same_key(pixels):
+def test_every_form_of_an_image_has_the_same_key(pixels):
     keys = {name: image_key(form) for name, form in forms(pixels).items()}
     assert set(keys.values()) == {image_key(pixels)}, keys
 
 
-def test_a_key_is_32_hex_digits_and_stays_what_it_was():
+def test_a_key_is_32_hex_digits_and_never_changes():
     assert image_key(np.arange(27, dtype=np.uint8).reshape(3, 3, 3)) == "920aa341faeff02cfaab3fc2f0e63614"
 
 
-def test_the_shape_counts():
+def test_the_shape_is_part_of_the_key():
     flat = np.zeros((4, 6, 3), np.uint8)
     assert len({image_key(flat), image_key(flat.reshape(6, 4, 3)), image_key(flat.reshape(2, 12, 3))}) == 3
 
@@ -59,29 +59,29 @@ def test_a_single_changed_value_changes_the_key():
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
-def test_other_modes_are_what_pil_makes_of_them(mode):
+def test_other_modes_are_converted_as_pil_does(mode):
     image = PIL.Image.fromarray(RGB).convert(mode)
     np.testing.assert_array_equal(to_rgb(image), np.asarray(image.convert("RGB")))
 
 
-def test_alpha_is_dropped_alike_in_all_forms():
-    rgba = np.dstack([RGB, GREY])
+def test_alpha_is_dropped_in_all_forms():
+    rgba = np.dstack([RGB, GRAY])
     tensor = torch.from_numpy(rgba).permute(2, 0, 1)
     assert image_key(PIL.Image.fromarray(rgba)) == image_key(rgba) == image_key(tensor) == image_key(RGB)
 
 
-def test_grey_is_repeated_alike_in_all_forms():
-    expected = image_key(np.repeat(GREY[..., None], 3, axis=2))
-    forms_of_grey = PIL.Image.fromarray(GREY), GREY, GREY[..., None], torch.from_numpy(GREY)[None]
-    assert [image_key(form) for form in forms_of_grey] == [expected] * 4
+def test_grayscale_is_repeated_in_all_forms():
+    expected = image_key(np.repeat(GRAY[..., None], 3, axis=2))
+    forms_of_gray = PIL.Image.fromarray(GRAY), GRAY, GRAY[..., None], torch.from_numpy(GRAY)[None]
+    assert [image_key(form) for form in forms_of_gray] == [expected] * 4
 
 
-def test_sixteen_bits_keep_their_top_eight():
-    values = GREY.astype(np.uint16) * 257
+def test_only_the_top_8_bits_of_16_are_used():
+    values = GRAY.astype(np.uint16) * 257
     image = PIL.Image.fromarray(values)
     assert image.mode == "I;16"
-    np.testing.assert_array_equal(to_rgb(image)[..., 0], GREY)
-    np.testing.assert_array_equal(to_rgb(image.convert("I"))[..., 0], GREY)
+    np.testing.assert_array_equal(to_rgb(image)[..., 0], GRAY)
+    np.testing.assert_array_equal(to_rgb(image.convert("I"))[..., 0], GRAY)
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_sixteen_bits_keep_their_top_eight():
         (PIL.Image.fromarray(np.full((4, 4), 70000, np.int32)), "outside 0 … 65535"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(image, message):
+def test_anything_else_is_rejected_with_its_type_or_shape(image, message):
     with pytest.raises(InputError, match=message):
         image_key(image)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 3), (64, 48), (2500, 1700)])  # the last in several blocks of memory
-def test_pillow_pixels_come_as_they_are_by_way_of_arrow(size):
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (64, 48), (2500, 1700)])  # the last one spans several memory blocks
+def test_pillow_pixels_are_read_exactly_through_arrow(size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     image = PIL.Image.fromarray(pixels)
     turned = image.transpose(PIL.Image.Transpose.ROTATE_90)
     found, found_turned = to_rgb(image), to_rgb(turned)
-    del image, turned  # and their memory
+    del image, turned  # frees their memory
     np.testing.assert_array_equal(found, pixels)
     np.testing.assert_array_equal(found_turned, np.rot90(pixels))

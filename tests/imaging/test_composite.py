@@ -1,4 +1,4 @@
-"""What compositing may change, and what it must not."""
+"""Compositing: what it may change and what it must not."""
 
 import cv2
 import numpy as np
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from augment.artifacts import Matte
-from augment.composite import BLENDS, composite, cutout, with_edge_colors
 from augment.errors import InputError
-from tests.pictures import scene
+from augment.imaging.composite import BLENDS, composite, cutout, with_edge_colors
+from augment.testing.pictures import scene
 
 IMAGE, ALPHA = scene(0)
 MATTE = Matte.from_full(ALPHA)
@@ -18,7 +18,7 @@ BACKGROUND = np.random.default_rng(1).integers(0, 256, IMAGE.shape, np.uint8)
 
 
 @given(hnp.arrays(np.uint8, (9, 7)), st.integers(0, 2**32 - 1))
-def test_alpha_blending_is_the_textbook_formula_within_a_grey_level(alpha, seed):
+def test_alpha_blending_is_the_textbook_formula_within_a_gray_level(alpha, seed):
     image, background = np.random.default_rng(seed).integers(0, 256, (2, 9, 7, 3), np.uint8)
     result = composite(image, Matte.from_full(alpha), background)
     weight = alpha[..., None] / 255
@@ -36,7 +36,7 @@ def test_opaque_pixels_stay_byte_for_byte():
     np.testing.assert_array_equal(result[ALPHA == 255], IMAGE[ALPHA == 255])
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_changed():
     image, background = IMAGE.copy(), BACKGROUND.copy()
     for array in (image, background):
         array.flags.writeable = False
@@ -46,8 +46,8 @@ def test_inputs_are_left_alone():
     np.testing.assert_array_equal(background, BACKGROUND)
 
 
-def test_colour_spill_at_soft_edges_is_removed():
-    """A red disc photographed before green keeps no green rim on a red background."""
+def test_color_spill_at_soft_edges_is_removed():
+    """A red disc photographed in front of green has no green rim on a red background."""
     height, width = 64, 64
     y, x = np.mgrid[:height, :width]
     alpha = (np.clip(24 - np.hypot(x - 32, y - 32), -4, 4) / 8 + 0.5) * 255
@@ -91,7 +91,7 @@ def test_poisson_blending_keeps_gradients_and_halves_the_step_at_the_edge():
 
 
 def test_poisson_blending_leaves_a_slim_plain_object_half_its_contrast():
-    """All of it lies at an edge, where Poisson's own blending would make it the background."""
+    """All of it is near an edge, so full Poisson blending would turn it into the background."""
     alpha = np.zeros((80, 100), np.uint8)
     alpha[10:70, 48:54] = 255
     image = np.full((80, 100, 3), 200, np.uint8)
@@ -100,7 +100,7 @@ def test_poisson_blending_leaves_a_slim_plain_object_half_its_contrast():
     assert result[alpha == 255].min() >= 138
 
 
-def test_poisson_blending_of_an_object_too_small_for_it_is_as_alpha():
+def test_poisson_blending_falls_back_to_alpha_for_a_tiny_object():
     alpha = np.zeros(IMAGE.shape[:2], np.uint8)
     alpha[5:7, 5:7] = 255
     matte = Matte.from_full(alpha)
@@ -131,7 +131,7 @@ def lab_mean(image, inside):
     return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[inside].mean(0)
 
 
-def test_harmonize_moves_the_objects_colours_towards_the_background():
+def test_harmonize_moves_the_objects_colors_towards_the_background():
     inside = ALPHA == 255
     ground = np.clip(IMAGE[inside].mean(0) + np.array([-20, 6, 8]), 0, 255).astype(np.uint8) * np.ones_like(IMAGE)
     target = lab_mean(ground, inside)
@@ -141,7 +141,7 @@ def test_harmonize_moves_the_objects_colours_towards_the_background():
     np.testing.assert_array_equal(means[0], lab_mean(IMAGE, inside))
 
 
-def test_harmonize_does_not_give_an_object_another_colour():
+def test_harmonize_does_not_give_an_object_another_color():
     inside = ALPHA == 255
     blue = np.full_like(IMAGE, (10, 30, 250))
     moved = lab_mean(composite(IMAGE, MATTE, blue, harmonize=1.0), inside) - lab_mean(IMAGE, inside)
@@ -161,7 +161,7 @@ def test_sizes_that_differ_are_named():
         composite(IMAGE[1:], MATTE, BACKGROUND)
 
 
-def test_a_cutout_carries_the_matte_as_its_alpha():
+def test_a_cutout_has_the_matte_as_its_alpha():
     result = cutout(IMAGE, MATTE)
     np.testing.assert_array_equal(result[..., 3], ALPHA)
     np.testing.assert_array_equal(result[..., :3], IMAGE)

@@ -1,4 +1,4 @@
-"""Relighting: what the words of a prompt do to pixels."""
+"""Relighting: how the words of a prompt change pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from skimage import data
 
 from augment.artifacts import Image
-from augment.stages.light import LIGHTS, Light, find_lights, relight, without_lights
+from augment.imaging.light import LIGHTS, Light, find_lights, relight, without_lights
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def photo() -> Image:
 
 @pytest.fixture(scope="module")
 def ramp() -> Image:
-    """Every grey from black to white, left to right."""
+    """Every gray level from black to white, left to right."""
     return np.repeat(np.tile(np.arange(256, dtype=np.uint8), (64, 1))[..., None], 3, axis=2)
 
 
@@ -32,12 +32,12 @@ def warmth(image: Image) -> float:
 
 
 @pytest.mark.parametrize("light", LIGHTS, ids=lambda light: light.name)
-def test_each_light_is_recognised_in_its_own_phrase_and_no_other_is(light: Light) -> None:
+def test_only_its_own_light_is_recognized_in_each_phrase(light: Light) -> None:
     assert find_lights(f"a stony beach, {light.phrase}, wide shot") == [light]
     assert find_lights(light.phrase.upper()) == [light]
 
 
-def test_lights_are_found_inside_running_text_in_the_order_of_the_words() -> None:
+def test_lights_are_found_in_text_in_order_of_appearance() -> None:
     text = "Mist hangs over the lane while the sunset fades; lamplight falls from a door."
     assert [light.name for light in find_lights(text)] == ["fog", "golden hour", "lamp light"]
     assert find_lights("a mistake on a landmark, sunsetting the product") == []
@@ -53,7 +53,7 @@ def test_lights_are_found_inside_running_text_in_the_order_of_the_words() -> Non
         ("a red wall", "a red wall"),
     ],
 )
-def test_lights_are_taken_out_of_a_text(text: str, rest: str) -> None:
+def test_lights_are_removed_from_a_text(text: str, rest: str) -> None:
     assert without_lights(text) == rest
 
 
@@ -77,7 +77,7 @@ def test_a_smooth_sky_has_no_bands() -> None:
     assert mixed_rows > 0.9
 
 
-def test_lights_differ_in_the_way_their_names_say(photo: Image) -> None:
+def test_lights_differ_as_their_names_say(photo: Image) -> None:
     brightness = {light.name: mean(relight(photo, light.phrase, 1)).mean() for light in LIGHTS}
     tone = {light.name: warmth(relight(photo, light.phrase, 1)) for light in LIGHTS}
     assert brightness["moonlight"] < brightness["blue hour"] < brightness["overcast"] < brightness["noon sun"]
@@ -87,7 +87,7 @@ def test_lights_differ_in_the_way_their_names_say(photo: Image) -> None:
     assert contrast["fog"] < 0.6 * contrast["noon sun"]
 
 
-def test_any_two_lights_are_told_apart_at_a_glance(photo: Image) -> None:
+def test_any_two_lights_differ_clearly(photo: Image) -> None:
     thumbnails = [cv2.resize(relight(photo, light.phrase, 1), (8, 6), interpolation=cv2.INTER_AREA) for light in LIGHTS]
     lab = [cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in thumbnails]
     apart = [
@@ -103,20 +103,20 @@ def test_fog_veils_the_top_more_than_the_bottom(ramp: Image) -> None:
     assert lit[:20].mean() > lit[-20:].mean() + 30
 
 
-def test_two_lights_named_together_meet_in_the_middle(photo: Image) -> None:
+def test_two_lights_named_together_are_averaged(photo: Image) -> None:
     golden, blue, both = (
         warmth(relight(photo, text, 2)) for text in ("golden hour", "blue hour", "golden hour, blue hour")
     )
     assert blue < both < golden
 
 
-def test_without_a_light_the_change_is_slight_but_there(photo: Image) -> None:
+def test_without_a_light_there_is_a_slight_change(photo: Image) -> None:
     changes = [np.abs(relight(photo, "a wide meadow", seed).astype(int) - photo).mean() for seed in range(8)]
     assert all(0.5 < change < 25 for change in changes)
     assert len({relight(photo, "a wide meadow", seed).tobytes() for seed in range(8)}) == 8
 
 
-def test_the_same_text_and_seed_give_the_same_bytes_and_leave_the_image_alone(photo: Image) -> None:
+def test_the_same_text_and_seed_give_the_same_bytes_and_do_not_change_the_image(photo: Image) -> None:
     before = photo.copy()
     assert relight(photo, "at dusk", 5).tobytes() == relight(photo, "at dusk", 5).tobytes()
     assert relight(photo, "at dusk", 5).tobytes() != relight(photo, "at dusk", 6).tobytes()
@@ -125,6 +125,6 @@ def test_the_same_text_and_seed_give_the_same_bytes_and_leave_the_image_alone(ph
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 40, 3), (40, 1, 3), (33, 17, 3)])
 @pytest.mark.parametrize("value", [0, 255])
-def test_any_size_and_any_flat_colour_can_be_relit(shape: tuple[int, int, int], value: int) -> None:
+def test_any_size_and_any_flat_color_can_be_relit(shape: tuple[int, int, int], value: int) -> None:
     for light in LIGHTS:
         assert relight(np.full(shape, value, np.uint8), light.phrase, 0).shape == shape

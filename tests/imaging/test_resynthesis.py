@@ -1,4 +1,4 @@
-"""New backgrounds from visible pixels alone: what they hold, how they differ, and at which sizes they work."""
+"""New backgrounds made only from visible pixels: their contents, their differences, and the supported sizes."""
 
 import threading
 from dataclasses import replace
@@ -35,7 +35,7 @@ def ellipse(height: int, width: int, ry: float = 0.3, rx: float = 0.25) -> np.nd
 
 
 def painted(height: int = 120, width: int = 160, ry: float = 0.3, rx: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
-    """The landscape with a magenta ellipse before it, and its matte."""
+    """The landscape with a magenta ellipse in front of it, and its matte."""
     image, alpha = landscape(height, width), ellipse(height, width, ry, rx)
     image[alpha > 0] = MAGENTA
     return image, alpha
@@ -101,7 +101,7 @@ def test_a_single_visible_pixel_is_enough():
     assert np.abs(made.astype(int) - (20, 90, 30)).max() <= 4
 
 
-def test_an_image_without_a_visible_pixel_fails_with_a_sentence():
+def test_an_image_without_a_visible_pixel_fails_with_a_clear_message():
     image, alpha = painted()
     alpha[:] = 255
     result = Resynthesis()(prompts=[Prompt("")], plates=[image], mattes=[Matte.from_full(alpha)], seeds=[1])[0]
@@ -109,7 +109,7 @@ def test_an_image_without_a_visible_pixel_fails_with_a_sentence():
     assert "no visible pixel" in str(result)
 
 
-def test_a_grey_image_stays_grey_before_relighting():
+def test_a_gray_image_stays_gray_before_relighting():
     image, alpha = painted()
     image = np.repeat(image[..., 1:2], 3, axis=2)
     made = quilting.resynthesize(image, alpha == 0, COSTS, np.random.default_rng(2)).astype(int)
@@ -125,7 +125,7 @@ def test_the_sky_stays_above_the_ground(seed):
     assert sky[-40:].mean() < 0.05
 
 
-def test_different_seeds_give_clearly_different_pictures():
+def test_different_seeds_give_clearly_different_images():
     image = landscape()
     image[:, :, 0] = np.linspace(0, 255, image.shape[1], dtype=np.uint8)  # where a pixel comes from shows
     alpha = ellipse(*image.shape[:2])
@@ -161,7 +161,7 @@ def test_the_prompt_changes_the_light():
     assert night.mean() < day.mean()
 
 
-def test_inputs_are_left_as_they_were():
+def test_inputs_are_not_changed():
     image, alpha = painted()
     before = image.copy()
     make(image, alpha)
@@ -180,7 +180,7 @@ def test_a_step_in_light_at_a_seam_is_evened_out():
     assert made[:, -1].mean() > 107
 
 
-def test_patches_cover_the_canvas_and_take_known_pixels_only():
+def test_patches_cover_the_canvas_and_use_only_known_pixels():
     image, alpha = painted()
     source = shrink(image, alpha == 0)
     nothing = np.zeros_like(source.known)

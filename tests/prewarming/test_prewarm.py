@@ -1,4 +1,4 @@
-"""Prewarming: every source, every kind of bad input, and being stopped at any moment."""
+"""Prewarming: every kind of source and of bad input, and interruptions at any time."""
 
 import io
 import json
@@ -33,12 +33,12 @@ def fill(images, cache, recipe=None, **arguments):
 
 
 def groups_in(cache):
-    """The group noted with each matte, by file name."""
+    """The group stored with each matte, by file name."""
     found = [cache.provenance(name) for name in cache.names() if name.startswith("matte/")]
     return {os.path.basename(p["source"]): p["group"] for p in found}
 
 
-def test_a_folder_of_classes_is_done_whole_and_its_folders_become_groups(tmp_path):
+def test_a_folder_of_classes_is_completed_and_its_subfolders_become_groups(tmp_path):
     write_folder(tmp_path / "images", 6)
     report = fill(tmp_path / "images", tmp_path / "cache", variants=2)
     assert (report.images, report.complete, report.failures) == (6, 6, [])
@@ -64,7 +64,7 @@ def test_a_second_run_computes_nothing(tmp_path):
     assert report.nbytes == 0
 
 
-def test_more_variants_add_only_those(tmp_path):
+def test_more_variants_compute_only_the_new_ones(tmp_path):
     write_folder(tmp_path / "images", 3)
     fill(tmp_path / "images", tmp_path / "cache")
     CALLS.clear()
@@ -97,7 +97,7 @@ def test_a_list_of_paths_takes_groups_by_position(tmp_path):
         fill(paths, tmp_path / "cache", groups=["a"])
 
 
-def test_an_imagefolder_is_found_again_by_its_own_decode(tmp_path):
+def test_images_of_an_imagefolder_are_found_by_their_own_pixels(tmp_path):
     write_folder(tmp_path / "images", 4)
     dataset = ImageFolder(tmp_path / "images")
     cache = Cache(tmp_path / "cache")
@@ -108,7 +108,7 @@ def test_an_imagefolder_is_found_again_by_its_own_decode(tmp_path):
 
 
 class Samples:
-    """A map-style Dataset of whatever it is given."""
+    """A map-style Dataset of the given items."""
 
     def __init__(self, items, **attributes):
         self.items = items
@@ -130,7 +130,7 @@ class Samples:
         lambda image, matte: {"image": image, "label": 0},
     ],
 )
-def test_a_dataset_may_have_any_usual_items(tmp_path, form):
+def test_a_dataset_may_have_any_usual_form_of_item(tmp_path, form):
     items = [form(*scene(seed)) for seed in range(3)]
     assert fill(Samples(items), tmp_path / "cache").complete == 3
 
@@ -159,7 +159,7 @@ def test_a_datasets_own_masks_can_be_the_mattes(tmp_path, form):
     np.testing.assert_array_equal(found.full() > 0, mask > 0)
 
 
-def test_an_image_that_exif_turns_is_ready_for_loaders_that_turn_it_and_those_that_do_not(tmp_path):
+def test_an_image_with_exif_orientation_is_prewarmed_rotated_and_unrotated(tmp_path):
     image = PIL.Image.fromarray(scene(0)[0])
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
@@ -176,7 +176,7 @@ def test_an_image_that_exif_turns_is_ready_for_loaders_that_turn_it_and_those_th
         assert chain.artifact(GENERATE, image_key(pixels), 0).shape == pixels.shape
 
 
-def test_a_bad_file_is_listed_with_its_reason_and_the_rest_is_done(tmp_path):
+def test_a_bad_file_is_listed_with_its_reason_and_does_not_stop_the_run(tmp_path):
     paths = write_folder(tmp_path, 3)
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
@@ -193,7 +193,7 @@ def test_a_bad_file_is_listed_with_its_reason_and_the_rest_is_done(tmp_path):
     assert all(name in str(report) for name in reasons)
 
 
-def test_a_dataset_that_raises_for_an_item_loses_that_item_alone(tmp_path):
+def test_a_dataset_that_raises_for_an_item_loses_only_that_item(tmp_path):
     class Broken(Samples):
         def __getitem__(self, index):
             if index == 1:
@@ -205,7 +205,7 @@ def test_a_dataset_that_raises_for_an_item_loses_that_item_alone(tmp_path):
     assert [str(failure) for failure in report.failures] == ["item 1: decode: RuntimeError: no luck"]
 
 
-def test_a_failing_item_is_left_alone_by_later_stages_and_tried_again_next_time(tmp_path):
+def test_a_failed_item_is_skipped_by_later_stages_and_retried_in_the_next_run(tmp_path):
     paths = write_folder(tmp_path / "images", 4)
     recipe = simple.recipe(generate={"black": True}, retries=0)
     report = fill(paths, tmp_path / "cache", recipe)
@@ -218,8 +218,8 @@ def test_a_failing_item_is_left_alone_by_later_stages_and_tried_again_next_time(
 
 
 def test_unusable_mattes_are_counted_by_reason(tmp_path):
-    grey = [np.full((30, 40 + n, 3), 100, np.uint8) for n in range(2)]
-    report = fill(Samples([*grey, scene(0)[0]]), tmp_path / "cache")
+    gray = [np.full((30, 40 + n, 3), 100, np.uint8) for n in range(2)]
+    report = fill(Samples([*gray, scene(0)[0]]), tmp_path / "cache")
     assert (report.unusable, report.complete) == ({"empty": 2}, 1)
 
 
@@ -233,19 +233,19 @@ def test_unusable_mattes_are_counted_by_reason(tmp_path):
         (5, "int is not a folder"),
     ],
 )
-def test_nothing_to_do_is_said_at_once(tmp_path, monkeypatch, images, message):
+def test_a_source_without_images_raises_immediately(tmp_path, monkeypatch, images, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         fill(images, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("argument", [{"variants": 0}, {"workers": -1}])
-def test_an_argument_that_cannot_work_is_named(tmp_path, argument):
+def test_an_invalid_argument_is_named(tmp_path, argument):
     with pytest.raises(InputError, match=next(iter(argument))):
         fill([tmp_path], tmp_path / "cache", **argument)
 
 
-def test_missing_weights_are_said_before_any_work(tmp_path, monkeypatch):
+def test_missing_weights_are_reported_before_any_work(tmp_path, monkeypatch):
     def check(self):
         raise UnavailableError("no weights")
 
@@ -255,7 +255,7 @@ def test_missing_weights_are_said_before_any_work(tmp_path, monkeypatch):
     assert not CALLS
 
 
-def test_a_full_disk_ends_it_and_what_was_done_stays(tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_and_finished_work_is_kept(tmp_path, monkeypatch):
     paths = write_folder(tmp_path / "images", 4)
     put, room = Cache.put, iter(range(9))
 
@@ -274,9 +274,9 @@ def test_a_full_disk_ends_it_and_what_was_done_stays(tmp_path, monkeypatch):
     assert sum(CALLS.values()) == 4 * 5 - 9
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 @pytest.mark.parametrize("size", ["600k", "3m"])
-def test_a_really_full_disk_is_said_in_one_line(tmp_path, size):
+def test_a_real_full_disk_is_reported_in_one_line(tmp_path, size):
     write_folder(tmp_path / "images", 30)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -331,7 +331,7 @@ def start(tmp_path, **arguments):
 
 
 def wait_for(cache_folder, count):
-    """Until the cache holds that many entries."""
+    """Wait until the cache holds that many entries."""
     for _ in range(600):
         if (cache_folder / "entries").is_dir() and len(Cache(cache_folder).names()) >= count:
             return
@@ -340,7 +340,7 @@ def wait_for(cache_folder, count):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_a_random_moment_it_goes_on_where_it_was(tmp_path, seed):
+def test_a_run_killed_at_a_random_time_continues_where_it_stopped(tmp_path, seed):
     count = 20
     write_folder(tmp_path / "images", count)
     whole = count * 7
@@ -362,21 +362,21 @@ def test_no_worker_outlives_a_killed_prewarm(tmp_path):
     process = start(tmp_path)
     wait_for(tmp_path / "cache", 1)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)  # returns once the last process that holds its pipes is gone
+    process.communicate(timeout=20)  # returns when the last process that holds its pipes has ended
     assert process.returncode == -signal.SIGKILL
 
 
-def test_ctrl_c_finishes_what_is_in_hand_and_says_what_is_done(tmp_path):
+def test_ctrl_c_finishes_the_current_batch_and_reports_finished_work(tmp_path):
     write_folder(tmp_path / "images", 20)
     process = start(tmp_path, start_new_session=True)
     wait_for(tmp_path / "cache", 85)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal, it signals the workers too
     out, err = process.communicate(timeout=60)
     assert out.startswith("INTERRUPTED\n20 images: ")
     assert "Traceback" not in err
     calls = json.loads(out.splitlines()[-1].replace("'", '"'))
     assert sum(calls.values()) == len(Cache(tmp_path / "cache").names()) < 140
-    assert re.search(r"(refine|generate): \d+/40", err), "plain lines where standard error is no terminal"
+    assert re.search(r"(refine|generate): \d+/40", err), "plain lines if standard error is not a terminal"
 
 
 def test_interrupted_is_a_keyboard_interrupt_with_the_report():
@@ -384,7 +384,7 @@ def test_interrupted_is_a_keyboard_interrupt_with_the_report():
     assert Interrupted("report").report == "report"
 
 
-def test_two_prewarms_of_one_folder_at_once_both_finish(tmp_path):
+def test_two_simultaneous_prewarms_of_one_folder_both_finish(tmp_path):
     write_folder(tmp_path / "images", 6)
     processes = [start(tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=90) for process in processes]

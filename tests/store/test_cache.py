@@ -1,4 +1,4 @@
-"""The cache: bytes only, whole or missing, many processes at once, fork and spawn."""
+"""The cache: it holds only bytes, entries are intact or missing, and many processes can use it, forked or spawned."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from augment.testing import StoreTests
 
 
 class TestCacheAsAStore(StoreTests):
-    """A cache keeps what every store promises."""
+    """A cache passes the tests of every store."""
 
     def make(self, folder, entries, record, pool, paths):
         cache = Cache(folder)
@@ -41,7 +41,7 @@ class TestCacheAsAStore(StoreTests):
         store.close()
 
 
-LARGE = bytes(range(256)) * 400  # beyond diskcache's 32 KiB, so it is a file of its own
+LARGE = bytes(range(256)) * 400  # beyond diskcache's 32 KiB, so it is stored in its own file
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def cache(tmp_path):
     return Cache(tmp_path / "cache")
 
 
-def test_what_is_put_is_got_with_its_provenance(cache):
+def test_an_entry_is_read_with_its_provenance(cache):
     for name, payload in (("matte/f/k", b"small"), ("background/f/k/0", LARGE)):
         written = cache.put(name, payload, {"seed": 3})
         assert bytes(cache.get(name)) == payload
@@ -58,7 +58,7 @@ def test_what_is_put_is_got_with_its_provenance(cache):
     assert sorted(cache.names()) == ["background/f/k/0", "matte/f/k"]
 
 
-def test_what_is_not_there_is_none(cache):
+def test_a_missing_entry_is_none(cache):
     assert cache.get("matte/f/k") is None
     assert cache.provenance("matte/f/k") is None
 
@@ -69,7 +69,7 @@ def test_a_later_put_replaces_an_earlier_one(cache):
     assert bytes(cache.get("a")) == b"new"
 
 
-def test_what_is_deleted_is_gone(cache):
+def test_a_deleted_entry_is_gone(cache):
     cache.put("a", b"1", {})
     cache.delete("a")
     cache.delete("never there")
@@ -139,7 +139,7 @@ def test_a_pickle_in_the_database_is_never_loaded(cache, tmp_path, monkeypatch, 
     assert not (tmp_path / "exploded").exists()
 
 
-def test_the_disk_takes_text_keys_and_bytes_alone(tmp_path):
+def test_the_disk_takes_only_text_keys_and_bytes(tmp_path):
     with diskcache.Cache(str(tmp_path), disk=BytesDisk) as plain:
         with pytest.raises(TypeError, match="bytes, not list"):
             plain["a"] = [1]
@@ -160,7 +160,7 @@ def test_a_read_writes_nothing(cache):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_beyond_the_size_limit_the_oldest_go_first(tmp_path):
+def test_the_size_limit_evicts_the_oldest_entries_first(tmp_path):
     cache = Cache(tmp_path, size_limit=8_000_000)
     for number in range(200):
         cache.put(f"entry {number}", LARGE, {})
@@ -177,25 +177,25 @@ def test_settings_are_remembered_and_can_be_changed(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"codec": "webp"}, {"quality": 0}, {"size_limit": 0}])
-def test_a_setting_that_is_not_allowed_is_named(tmp_path, settings):
+def test_an_invalid_setting_is_named(tmp_path, settings):
     with pytest.raises(StoreError, match=next(iter(settings))):
         Cache(tmp_path / "c", **settings)
 
 
-def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_rejected_and_not_changed(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"x")
     with pytest.raises(StoreError, match="not empty and not a cache"):
         Cache(tmp_path)
     assert not (tmp_path / "store.json").exists()
 
 
-def test_a_file_in_the_folders_place_is_refused(tmp_path):
+def test_a_file_instead_of_a_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot make a cache"):
         Cache(tmp_path / "file")
 
 
-def test_a_cache_of_a_later_format_is_refused(tmp_path):
+def test_a_cache_with_a_newer_format_is_rejected(tmp_path):
     Cache(tmp_path)
     settings = json.loads((tmp_path / "store.json").read_text())
     (tmp_path / "store.json").write_text(json.dumps(settings | {"format": 99}))
@@ -203,7 +203,7 @@ def test_a_cache_of_a_later_format_is_refused(tmp_path):
         Cache(tmp_path)
 
 
-def test_open_store_opens_what_is_there_and_names_what_is_not(cache, tmp_path):
+def test_open_store_opens_a_store_and_names_a_missing_one(cache, tmp_path):
     cache.put("a", b"1", {})
     assert bytes(open_store(cache.directory).get("a")) == b"1"
     with pytest.raises(StoreError, match="nowhere is not a store"):
@@ -225,7 +225,7 @@ def test_recipes_are_remembered_latest_last_with_the_most_variants(cache):
         find_record(cache, "three")
 
 
-def test_an_empty_cache_says_that_it_must_be_filled(cache):
+def test_an_empty_cache_says_that_it_holds_no_recipe(cache):
     with pytest.raises(StoreError, match="holds no recipe yet"):
         find_record(cache)
 
@@ -280,7 +280,7 @@ def test_a_cache_that_was_never_opened_serves_forked_children(cache):
 
 
 class Inherited:
-    """A cache that a child has by fork alone, without a pickle."""
+    """A cache that a child process inherits by fork, without pickling."""
 
     cache = None
 
@@ -322,7 +322,7 @@ while True:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.17])
-def test_a_killed_writer_leaves_every_finished_entry_whole(tmp_path, seconds):
+def test_a_killed_writer_leaves_every_finished_entry_intact(tmp_path, seconds):
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True)
     writer.stdout.readline()
     time.sleep(seconds)

@@ -14,7 +14,7 @@ from augment.torchvision import ReplaceBackground
 from tests import simple
 
 
-def test_misses_are_noted_once_by_all_processes_and_filled_by_prewarm_missing(tmp_path):
+def test_misses_of_all_processes_are_noted_once_and_filled_by_prewarm_missing(tmp_path):
     paths = write_folder(tmp_path / "images", 5)
     cache, recipe = Cache(tmp_path / "cache"), simple.recipe()
     prewarm(paths[:2], cache, recipe, workers=0, progress=False)
@@ -40,7 +40,7 @@ def test_misses_are_noted_once_by_all_processes_and_filled_by_prewarm_missing(tm
     assert ReplaceBackground(cache, p=1, on_miss="raise")(PIL.Image.open(paths[3])).size == (112, 96)
 
 
-def test_the_command_line_fills_what_was_missed_and_nothing_else(tmp_path):
+def test_the_command_line_fills_only_the_misses(tmp_path):
     paths = write_folder(tmp_path / "images", 3)
     (tmp_path / "simple.toml").write_text(simple.recipe().to_toml())
     cache = Cache(tmp_path / "cache")
@@ -52,7 +52,7 @@ def test_the_command_line_fills_what_was_missed_and_nothing_else(tmp_path):
     assert "\n1 images: 1 complete" in done.output
 
 
-def test_misses_are_capped_and_a_folder_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch):
+def test_misses_are_capped_and_an_unwritable_folder_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr("augment.store.misses._MOST", 3)
     cache = Cache(tmp_path / "cache")
     prewarm([scene(0)[0]], cache, simple.recipe(), workers=0, progress=False)

@@ -1,4 +1,4 @@
-"""The index of a pool: what is drawn from it, how often, and what becomes of a damaged one."""
+"""The index of a pool: what is drawn from it, how often, and how a damaged index is handled."""
 
 import pickle
 import time
@@ -27,7 +27,7 @@ entries_of_all_kinds = st.dictionaries(
 
 @settings(max_examples=50)
 @given(entries_of_all_kinds, st.floats(0, 1, width=32), st.sampled_from([None, "", "cup", "new"]))
-def test_every_image_that_may_serve_is_drawn_equally_often_and_no_other(tmp_path_factory, entries, most, group):
+def test_every_allowed_image_is_drawn_equally_often_and_no_other(tmp_path_factory, entries, most, group):
     path = tmp_path_factory.getbasetemp() / "pool.index"
     PoolIndex.of(entries).save(path)
     index = PoolIndex.load(path)
@@ -50,7 +50,7 @@ def test_every_image_that_may_serve_is_drawn_equally_often_and_no_other(tmp_path
             assert all(key in keys and variants == entries[key].variants for key, variants in candidates)
 
 
-def test_opening_and_drawing_take_no_longer_from_a_hundred_times_as_many(tmp_path):
+def test_opening_and_drawing_are_as_fast_with_a_hundred_times_as_many_entries(tmp_path):
     seconds = []
     for count in (1000, 100_000):
         path = tmp_path / f"{count}.index"
@@ -65,10 +65,10 @@ def test_opening_and_drawing_take_no_longer_from_a_hundred_times_as_many(tmp_pat
                 next(pool.draw("other", "group 3", uniform))
             best.append(time.thread_time() - started)
         seconds.append(min(best))
-    assert seconds[1] < 20 * seconds[0]  # a search through all would take a hundred times as long
+    assert seconds[1] < 20 * seconds[0]  # a linear search would take a hundred times as long
 
 
-def test_a_flipped_or_cut_index_is_never_read(tmp_path):
+def test_a_corrupt_or_truncated_index_is_never_read(tmp_path):
     path = tmp_path / "pool.index"
     PoolIndex.of({f"{n:032x}": PoolEntry("cup", 0.5, 1) for n in range(3)}).save(path)
     whole = path.read_bytes()
@@ -84,7 +84,7 @@ def test_a_flipped_or_cut_index_is_never_read(tmp_path):
         PoolIndex.load(path)
 
 
-def test_a_prewarm_writes_the_index_and_another_one_adds_to_it(tmp_path):
+def test_prewarm_writes_the_index_and_a_second_run_extends_it(tmp_path):
     cache, recipe = Cache(tmp_path / "cache"), simple.recipe()
     images = [PIL.Image.fromarray(scene(n)[0]) for n in range(4)]
     record = recipe.record(2)
@@ -101,7 +101,7 @@ def test_a_prewarm_writes_the_index_and_another_one_adds_to_it(tmp_path):
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_an_index_that_is_lost_is_gathered_from_the_entries_and_written_by_the_next_prewarm(tmp_path, damaged):
+def test_a_lost_index_is_rebuilt_from_the_entries_and_written_by_the_next_prewarm(tmp_path, damaged):
     cache, recipe = Cache(tmp_path / "cache"), simple.recipe()
     images = [PIL.Image.fromarray(scene(n)[0]) for n in range(3)]
     prewarm(images, cache, recipe, variants=2, groups=["a", None, "a"], workers=0, progress=False)
@@ -113,6 +113,6 @@ def test_an_index_that_is_lost_is_gathered_from_the_entries_and_written_by_the_n
     assert {k: v._replace(coverage=0) for k, v in found.items()} == {
         k: v._replace(coverage=0) for k, v in before.items()
     }
-    assert path.exists() == damaged  # reading wrote nothing
+    assert path.exists() == damaged  # reading writes nothing
     prewarm(images, cache, recipe, variants=2, workers=0, progress=False)
     assert PoolIndex.load(path).entries() == before
