@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from augment.artifacts import Matte, Prompt, decode_image, encode_image
 from augment.errors import CorruptEntry, InputError
-from augment.store.entries import provenance_of, seal, unseal
+from augment.store.entries import Entry, seal
 
 ALPHAS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 IMAGES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
@@ -97,9 +97,9 @@ def test_random_bytes_are_corrupt_and_never_crash(data):
 
 @given(st.binary(max_size=300))
 def test_an_entry_preserves_payload_and_provenance(payload):
-    entry = seal(payload, {"seed": 7, "caption": "ä"})
-    assert bytes(unseal(entry)) == payload
-    assert provenance_of(entry) == {"seed": 7, "caption": "ä"}
+    entry = Entry(seal(payload, {"seed": 7, "caption": "ä"}))
+    assert bytes(entry.payload) == payload
+    assert entry.provenance == {"seed": 7, "caption": "ä"}
 
 
 @given(st.binary(max_size=60), st.data())
@@ -108,14 +108,14 @@ def test_any_flipped_bit_is_detected(payload, data):
     position = data.draw(st.integers(0, len(entry) - 1))
     entry[position] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(CorruptEntry):
-        unseal(bytes(entry))
+        Entry(bytes(entry))
 
 
 @given(st.binary(max_size=60), st.data())
 def test_any_truncation_is_detected(payload, data):
     entry = seal(payload, {"seed": 7})
     with pytest.raises(CorruptEntry):
-        unseal(entry[: data.draw(st.integers(0, len(entry) - 1))])
+        Entry(entry[: data.draw(st.integers(0, len(entry) - 1))])
 
 
 @pytest.mark.parametrize(
