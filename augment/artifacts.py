@@ -70,8 +70,6 @@ class Matte:
         alpha[top:bottom, left:right] = self.alpha
         return alpha
 
-    full = uncropped
-
     @property
     def coverage(self) -> float:
         """Share of the image's area that is object, 0 to 1."""

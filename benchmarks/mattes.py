@@ -133,7 +133,7 @@ def run(name: str, remover: Remover, made: Sequence[Scene]) -> tuple[Result, lis
 
 
 def score(matte: Matte, scene: Scene) -> Score:
-    alpha = matte.full()
+    alpha = matte.uncropped()
     found, true = alpha >= 128, scene.alpha >= 128
     kernel = np.ones((2 * _EDGE + 1,) * 2, np.uint8)
     edge = cv2.dilate(scene.alpha, kernel) != cv2.erode(scene.alpha, kernel)
@@ -172,7 +172,7 @@ def worst_cases(result: Result, made: Sequence[Scene], mattes: Sequence[Matte]) 
     rows = []
     for n in order[:_WORST]:
         one, scene = result.scores[n], made[n]
-        pictures = [scene.image, *(_on_green(scene.image, alpha) for alpha in (mattes[n].full(), scene.alpha))]
+        pictures = [scene.image, *(_on_green(scene.image, alpha) for alpha in (mattes[n].uncropped(), scene.alpha))]
         row = np.hstack([cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA) for picture in pictures])
         label = f"{one.scene}: IoU {one.overlap:.2f}, confidence {one.confidence:.2f}"
         cv2.rectangle(row, (0, 0), (512, 18), (0, 0, 0), -1)

@@ -80,7 +80,7 @@ class Sample:
 
     @cached_property
     def mask_file(self) -> bytes:
-        return _file(PIL.Image.fromarray(self.matte.full()), "PNG")
+        return _file(PIL.Image.fromarray(self.matte.uncropped()), "PNG")
 
     @cached_property
     def cutout_file(self) -> bytes:

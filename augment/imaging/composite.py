@@ -105,7 +105,7 @@ def lay(layer: Layer, background: Image) -> Image:
 def cutout(image: Image, matte: Matte) -> NDArray[np.uint8]:
     """Only the object, `(H, W, 4)` uint8 RGBA, with its own colors at soft edges."""
     left, top, right, bottom = matte.box
-    result = np.dstack([image, matte.full()])
+    result = np.dstack([image, matte.uncropped()])
     result[top:bottom, left:right, :3] = object_colors(image[top:bottom, left:right], matte)
     return result
 
@@ -132,7 +132,7 @@ def with_edge_colors(matte: Matte, image: Image) -> Matte:
     left, top, right, bottom = matte.box
     top, left = max(0, top - margin), max(0, left - margin)
     crop = image[top : bottom + margin, left : right + margin].astype(np.float32)
-    full = matte.full()[top : bottom + margin, left : right + margin]
+    full = matte.uncropped()[top : bottom + margin, left : right + margin]
     alpha = (full / np.float32(255))[..., None]
     object_ = background = crop
     for radius in (45, 3):  # the paper's 90 and 6 are diameters at about 1000 pixels

@@ -156,7 +156,7 @@ def test_a_datasets_own_masks_can_be_the_mattes(tmp_path, form):
     cache = Cache(tmp_path / "cache")
     fill(Samples([form(image, mask)]), cache, recipe)
     found = Chain(recipe, cache).artifact(REMOVE, image_key(image))
-    np.testing.assert_array_equal(found.full() > 0, mask > 0)
+    np.testing.assert_array_equal(found.uncropped() > 0, mask > 0)
 
 
 def test_an_image_with_exif_orientation_is_prewarmed_rotated_and_unrotated(tmp_path):

@@ -71,7 +71,7 @@ def test_matte_is_the_union_of_what_was_found_and_has_the_images_size(stage: Mas
     assert matte.size == photos[0].shape[:2]
     assert matte.unusable is None
     assert 0.5 < matte.confidence <= 1
-    assert np.mean((matte.full() >= 128) == union) > 0.99
+    assert np.mean((matte.uncropped() >= 128) == union) > 0.99
 
 
 def test_matte_does_not_depend_on_its_batch(stage: MaskRcnn, photos: list[Image]) -> None:

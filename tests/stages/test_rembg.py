@@ -29,7 +29,7 @@ def place(wallpapers: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def iou(matte: Matte, truth: np.ndarray) -> float:
-    found, true = matte.full() >= 128, truth >= 128
+    found, true = matte.uncropped() >= 128, truth >= 128
     return float((found & true).sum() / (found | true).sum())
 
 

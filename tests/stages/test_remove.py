@@ -19,7 +19,7 @@ from benchmarks.mattes import run
 
 
 def overlap(matte: Matte, true: np.ndarray) -> float:
-    found, true = matte.full() >= 128, true >= 128
+    found, true = matte.uncropped() >= 128, true >= 128
     return float((found & true).sum() / (found | true).sum())
 
 
@@ -39,7 +39,7 @@ def test_grabcut_finds_an_object_that_stands_out(seed: int) -> None:
 def test_grabcut_draws_a_soft_edge_where_the_true_one_is() -> None:
     image, true = scene(1, (480, 560))
     (matte,) = GrabCut()(images=[image])
-    alpha = matte.full()
+    alpha = matte.uncropped()
     soft = (alpha > 0) & (alpha < 255)
     near = cv2.dilate(true, np.ones((25, 25), np.uint8)) != cv2.erode(true, np.ones((25, 25), np.uint8))
     assert soft.any()
@@ -88,7 +88,7 @@ def test_a_higher_doubt_marks_more_mattes_unusable_and_changes_no_pixel() -> Non
     assert sure.unusable is None
     assert doubted.unusable is not None
     assert "confidence" in doubted.unusable
-    assert np.array_equal(sure.full(), doubted.full())
+    assert np.array_equal(sure.uncropped(), doubted.uncropped())
 
 
 def test_accepted_mattes_of_photographs_are_good(stamps: Path, wallpapers: Path) -> None:
@@ -124,13 +124,13 @@ def test_a_sample_s_own_mask_becomes_the_matte_exactly() -> None:
     assert isinstance(matte, Matte)
     assert matte.unusable is None
     assert matte.confidence == 1
-    assert np.array_equal(matte.full(), np.where(LABELS > 0, 255, 0))
+    assert np.array_equal(matte.uncropped(), np.where(LABELS > 0, 255, 0))
 
 
 def test_values_choose_the_labels_that_are_object() -> None:
     (matte,) = masks(Masks(values=(7,)), None, mask=LABELS)
     assert isinstance(matte, Matte)
-    assert np.array_equal(matte.full(), np.where(LABELS == 7, 255, 0))
+    assert np.array_equal(matte.uncropped(), np.where(LABELS == 7, 255, 0))
 
 
 def test_an_empty_mask_is_unusable() -> None:
@@ -145,7 +145,7 @@ def test_a_mask_file_lies_at_the_image_s_path_below_the_folder(tmp_path: Path, w
     write(tmp_path / "masks" / where, LABELS)
     (matte,) = masks(Masks(folder=str(tmp_path / "masks")), "photos/train/dog/1.jpg")
     assert isinstance(matte, Matte)
-    assert np.array_equal(matte.full(), np.where(LABELS > 0, 255, 0))
+    assert np.array_equal(matte.uncropped(), np.where(LABELS > 0, 255, 0))
 
 
 def test_the_file_of_the_image_s_own_class_comes_first(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_file_of_the_image_s_own_class_comes_first(tmp_path: Path) -> None:
     write(tmp_path / "dog/1.png", LABELS)
     (matte,) = masks(Masks(folder=str(tmp_path)), "/data/dog/1.jpg")
     assert isinstance(matte, Matte)
-    assert np.array_equal(matte.full(), np.where(LABELS > 0, 255, 0))
+    assert np.array_equal(matte.uncropped(), np.where(LABELS > 0, 255, 0))
 
 
 def test_masks_beside_the_images_are_told_apart_by_their_suffix(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_black_and_white_mask_may_be_saved_in_any_mode(tmp_path: Path, mode: s
     write(tmp_path / "1.png", np.where(LABELS > 0, 255, 0).astype(np.uint8), mode)
     (matte,) = masks(Masks(folder=str(tmp_path)), "1.jpg")
     assert isinstance(matte, Matte)
-    assert np.array_equal(matte.full(), np.where(LABELS > 0, 255, 0))
+    assert np.array_equal(matte.uncropped(), np.where(LABELS > 0, 255, 0))
 
 
 def test_a_palette_mask_is_read_by_its_labels_and_not_its_colours(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_palette_mask_is_read_by_its_labels_and_not_its_colours(tmp_path: Path
     picture.save(tmp_path / "1.png")
     (matte,) = masks(Masks(folder=str(tmp_path), values=(7,)), "1.jpg")
     assert isinstance(matte, Matte)
-    assert np.array_equal(matte.full(), np.where(LABELS == 7, 255, 0))
+    assert np.array_equal(matte.uncropped(), np.where(LABELS == 7, 255, 0))
 
 
 def test_a_missing_mask_fails_its_item_alone_and_names_it(tmp_path: Path) -> None:
