@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,9 @@ _MATTE_HEADER = struct.Struct("<6IfI")
 _RAW_HEADER = struct.Struct("<4sII")
 _RAW_MAGIC = b"RAW3"
 _JPEG_MAGIC = b"\xff\xd8"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_LZ4_RATIO = 256  # LZ4 makes at most 255 bytes of one
+MAX_PIXELS = 2**28  # of an image that is decoded; what claims to be larger is damaged, or made to exhaust the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,10 @@ class Matte:
         return distance <= radius
 
     def to_bytes(self) -> bytes:
-        """Header, then LZ4 of the alpha and the edge colours, then the reason."""
+        """Header, the reason, then LZ4 of the alpha and the edge colors. Raises InputError for other than one color
+        per soft pixel."""
+        if len(self.edge_colors) not in (0, _soft(self.alpha)):
+            raise InputError(f"a matte of {len(self.edge_colors)} edge colors for {_soft(self.alpha)} soft pixels")
         reason = (self.unusable or "").encode()
         header = _MATTE_HEADER.pack(*self.size, *self.box, self.confidence, len(self.edge_colors))
         body = lz4.block.compress(self.alpha.tobytes() + self.edge_colors.tobytes(), store_size=False)
@@ -91,22 +98,35 @@ class Matte:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Matte:
-        """Raises CorruptEntry where the bytes are not a whole matte."""
+        """Raises CorruptEntry if the bytes are not a whole matte."""
         try:
             height, width, left, top, right, bottom, confidence, colors = _MATTE_HEADER.unpack_from(data)
             start = _MATTE_HEADER.size + 2
             (length,) = struct.unpack_from("<H", data, start - 2)
             reason = bytes(data[start : start + length]).decode() or None
             area = (bottom - top) * (right - left)
-            if not (left <= right <= width and top <= bottom <= height and colors <= area):
+            if not (left <= right <= width and top <= bottom <= height) or not 0 < height * width <= MAX_PIXELS:
                 raise ValueError(f"a box of {left, top, right, bottom} in {width}x{height}")
+            if not area and reason is None:
+                raise ValueError("no pixel is object, and no reason is given")
+            if not math.isfinite(confidence):
+                raise ValueError(f"a confidence of {confidence}")
+            if colors > area or area + 3 * colors > _LZ4_RATIO * len(data):  # before any memory is taken
+                raise ValueError(f"{len(data)} bytes for {area} pixels and {colors} colors")
             body = lz4.block.decompress(data[start + length :], uncompressed_size=area + 3 * colors)
             pixels = np.frombuffer(body, np.uint8)
             alpha = pixels[:area].reshape(bottom - top, right - left)
             edge_colors = pixels[area:].reshape(colors, 3)
+            if colors and colors != _soft(alpha):
+                raise ValueError(f"{colors} colors, and another number of soft pixels")
         except (struct.error, ValueError, OverflowError, MemoryError, lz4.block.LZ4BlockError) as error:
             raise CorruptEntry(f"not a matte: {error}") from error
         return cls(alpha, (left, top, right, bottom), (height, width), confidence, reason, edge_colors)
+
+
+def _soft(alpha: Alpha) -> int:
+    """How many pixels are neither object nor background."""
+    return cv2.countNonZero(cv2.inRange(alpha, 1, 254)) if alpha.size else 0
 
 
 @dataclass(frozen=True)
@@ -136,7 +156,7 @@ class Prompt:
             if not all(isinstance(text, str) for text in (prompt.text, prompt.negative, prompt.origin)):
                 raise ValueError("a field is not text")
             return prompt
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise CorruptEntry(f"not a prompt: {error}") from error
 
 
@@ -169,8 +189,8 @@ def decode_image(data: bytes | memoryview, at_least: tuple[int, int] = (0, 0)) -
     has more than twice as many rows and columns.
     """
     if data[:4] == _RAW_MAGIC:
-        _, height, width = _RAW_HEADER.unpack_from(data)
-        if len(data) != _RAW_HEADER.size + 3 * height * width:
+        height, width = _RAW_HEADER.unpack_from(data)[1:] if len(data) >= _RAW_HEADER.size else (0, 0)
+        if not height * width or len(data) != _RAW_HEADER.size + 3 * height * width:
             raise CorruptEntry(f"not a raw image of {height}x{width}: {len(data)} bytes")
         return np.frombuffer(data, np.uint8, offset=_RAW_HEADER.size).reshape(height, width, 3)
     if data[:2] == _JPEG_MAGIC:
@@ -180,13 +200,27 @@ def decode_image(data: bytes | memoryview, at_least: tuple[int, int] = (0, 0)) -
             smaller = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
             quick = smaller | {"fastdct": True, "fastupsample": True}
         try:
+            _check_size(*simplejpeg.decode_jpeg_header(data)[:2])
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **quick))
         except ValueError as error:
             raise CorruptEntry(f"not a JPEG that can be decoded: {error}") from error
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if len(data) else None
-    if image is None:
+    try:
+        if data[:8] == _PNG_MAGIC:
+            _check_size(*struct.unpack_from(">II", data, 16))
+        elif not (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):  # whose format allows 16384 pixels a side
+            raise ValueError("it is no JPEG, PNG, WebP or raw image")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (ValueError, struct.error, cv2.error) as error:
+        raise CorruptEntry(f"not an image that can be decoded: {error}") from error
+    if image is None or not image.size:
         raise CorruptEntry("not an image that OpenCV can decode")
     return image
+
+
+def _check_size(height: int, width: int) -> None:
+    """Raise ValueError before memory is taken for an image that is empty or too large."""
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS} are decoded")
 
 
 @dataclass(frozen=True)
@@ -233,3 +267,4 @@ CAPTION = Artifact("caption", lambda caption, _: caption.encode(), _decode_text,
 PROMPT = Artifact("prompt", lambda prompt, _: prompt.to_bytes(), Prompt.from_bytes, note=_note_prompt)
 BACKGROUND = Artifact("background", lambda image, form: encode_image(image, form.codec, form.quality), decode_image)
 STEP = Artifact("step", PLATE.encode, decode_image)  # an image on the way to a background
+ARTIFACTS: dict[str, Artifact[Any]] = {a.name: a for a in (MATTE, PLATE, CAPTION, PROMPT, BACKGROUND, STEP)}

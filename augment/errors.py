@@ -4,6 +4,7 @@ AugmentError
 ├── InputError          an image, file, folder or argument                    also a ValueError
 ├── RecipeError         a recipe or a setting in it                           also a ValueError
 ├── StoreError          a store that cannot be opened, read or written        also a RuntimeError
+│   └── CacheFullError  an entry that does not fit within the size limit
 ├── MissError           an image that the store lacks                         also a LookupError
 ├── UnavailableError    a library, weights, device or server                  also a RuntimeError
 ├── ItemFailed          one item at one stage; the others go on               also a RuntimeError
@@ -11,8 +12,14 @@ AugmentError
 """
 
 
+from augment.redact import redact
+
+
 class AugmentError(Exception):
-    """Base class of every error that augment raises on purpose."""
+    """Base class of every error that augment raises on purpose. No message holds a secret; see `redact`."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(AugmentError, ValueError):
@@ -25,6 +32,10 @@ class RecipeError(AugmentError, ValueError):
 
 class StoreError(AugmentError, RuntimeError):
     """A store that cannot be opened, read or written."""
+
+
+class CacheFullError(StoreError):
+    """An entry that does not fit within the cache's size limit while everything else in it is needed."""
 
 
 class MissError(AugmentError, LookupError):

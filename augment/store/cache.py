@@ -1,133 +1,146 @@
-"""The store that is written: artifacts in a `diskcache.FanoutCache`, as bytes and nothing else."""
+"""The store that is written: artifacts in SQLite databases and files, as bytes and nothing else."""
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import diskcache
-import numpy as np
-from diskcache.core import MODE_BINARY, MODE_RAW
 from filelock import FileLock
 
 from augment.artifacts import BACKGROUND, MATTE, ImageCodec, ImageFormat
-from augment.errors import CorruptEntry, StoreError
+from augment.errors import CacheFullError, CorruptEntry, StoreError
 from augment.store.entries import Provenance, entry_name, seal
-from augment.store.files import write_atomically
+from augment.store.eviction import Keeping, make_room, parts_of, used
+from augment.store.files import read_text, set_aside, write_atomically
 from augment.store.misses import Misses
 from augment.store.paths import PathIndex
 from augment.store.pool import MAX_VARIANTS, PoolEntry, PoolIndex
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
+from augment.store.settings import SETTINGS_FILE, load_or_create
+from augment.store.shard import DamagedShardError, Shard, Shards
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE = "store.json"
-FORMAT = 1
-
-_UNLIMITED = 2**62
-_SHARDS = 8
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 # SQLite connections must not be closed in a child that inherited them (sqlite.org/howtocorrupt.html, 2.6), so those a
 # fork brought along are kept here, unused, until the child ends.
-_inherited: list[diskcache.FanoutCache] = []
-
-
-class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Text keys and bytes only: a pickle is refused on the way in and on the way out (invariant 4)."""
-
-    def put(self, key: Any) -> tuple[str, bool]:
-        if type(key) is not str:
-            raise TypeError(f"a store's keys are text, not {type(key).__name__}")
-        return key, True
-
-    def get(self, key: Any, raw: bool) -> str:
-        if not raw or type(key) is not str:
-            raise CorruptEntry("a key that is not text")
-        return key
-
-    def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
-        if type(value) is not bytes or read:
-            raise TypeError(f"a store holds bytes, not {type(value).__name__}")
-        return super().store(value, read, key=key)
-
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes | memoryview:
-        if mode not in (MODE_RAW, MODE_BINARY) or read:
-            raise CorruptEntry(f"an entry of diskcache's mode {mode}, which is not bytes")
-        if mode == MODE_BINARY:
-            return _read_file(os.path.join(self._directory, str(filename)))
-        data = super().fetch(mode, filename, value, read)
-        if type(data) is not bytes:
-            raise CorruptEntry(f"an entry that is {type(data).__name__}, not bytes")
-        return data
+_inherited: list[Shards] = []
 
 
 class Cache(Store):
     """A folder of artifacts keyed by image hash, read and written by many processes at once.
 
-    `size_limit` is in bytes (None: no limit); beyond it the entries stored first are dropped first. `codec` and
-    `quality` (JPEG, 1 to 100) say how backgrounds are kept from now on; what is there stays readable. All three are
-    remembered: None leaves what the folder says. Reads never write, so a hit takes no lock. Opened lazily in each
-    process, so it may be pickled, forked and spawned. Not for NFS: SQLite's locks are not safe there.
+    `size_limit` is in bytes (`math.inf`: no limit); beyond it whole images are dropped, those stored longest ago first.
+    `codec` and `quality` (JPEG, 1 to 100) say how backgrounds are kept from now on; what is there stays readable. All
+    three are remembered: None leaves what the folder says. Reads never write, so a hit takes no lock. Opened lazily in
+    each process, so it may be pickled, forked and spawned. Not for NFS: SQLite's locks are not safe there.
 
-    Raises StoreError where the folder is something else, or cannot be written.
+    Raises StoreError if the folder is something else, or cannot be written.
     """
+
+    keeping: Keeping | None = None  # what a prewarm in this process needs
 
     def __init__(
         self,
         directory: str | Path,
         *,
-        size_limit: int | None = None,
+        size_limit: float | None = None,
         codec: ImageCodec | None = None,
         quality: int | None = None,
     ) -> None:
-        if codec is not None and codec not in get_args(ImageCodec):
-            raise StoreError(f"codec: {codec!r} is not one of {', '.join(get_args(ImageCodec))}")
-        if quality is not None and not 1 <= quality <= 100:
-            raise StoreError(f"quality: {quality} is not within 1 … 100")
-        if size_limit is not None and size_limit < 1:
-            raise StoreError(f"size_limit: {size_limit} is not a positive number of bytes")
         super().__init__()
         self.directory = Path(directory).expanduser().absolute()
         self._reset()
-        settings = self._create({"size_limit": size_limit, "codec": codec, "quality": quality})
-        self.size_limit: int | None = settings["size_limit"]
-        self.codec: ImageCodec = settings["codec"]
-        self.quality: int = settings["quality"]
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                settings = load_or_create(self.directory, size_limit, codec, quality)
+        except OSError as error:
+            raise StoreError(f"cannot make a cache at {self.directory}: {error}") from error
+        self.size_limit, self.codec, self.quality = settings.size_limit, settings.codec, settings.quality
 
     def put(self, name: str, payload: bytes | memoryview, provenance: Provenance) -> int:
-        """Keep an artifact in place of an older one of that name; returns the bytes it takes. Raises StoreError."""
+        """Keep an artifact in place of an older one of that name; returns the bytes it takes.
+
+        Raises CacheFullError if it does not fit and nothing may be evicted, StoreError if it cannot be written.
+        """
         data = seal(payload, provenance)
-        try:
-            stored = self._open().set(name, data, retry=True)
-        except (sqlite3.Error, OSError, diskcache.Timeout) as error:
-            raise StoreError(f"cannot write to the cache {self.directory}: {error}") from error
-        if not stored:
-            raise StoreError(f"cannot write to the cache {self.directory}: another process held it for over a minute")
+        key = parts_of(name)[2]
+        if self.keeping is not None and self.keeping.has_given_up(key):
+            raise CacheFullError(self._full())
+        self._write(name, lambda shard: shard.set(name, data))
+        if self.size_limit is not None:
+            with self._evicting:
+                fits = make_room(self._open(), self.size_limit, key, self.keeping)
+            if not fits or (self.keeping is not None and self.keeping.has_given_up(key)):
+                self.delete(name)
+                raise CacheFullError(self._full())
         return len(data)
 
     def delete(self, name: str) -> None:
-        """Drop an entry, if it is there."""
-        self._open().delete(name, retry=True)
+        """Drop an entry, if it is there. Raises StoreError."""
+        self._write(name, lambda shard: shard.delete(name))
 
     def names(self) -> list[str]:
         """Every entry's name, shard by shard."""
-        return list(self._open())
+        found: list[str] = []
+        for shard in self._open().all:
+            try:
+                found += [row.name for row in shard.rows()]
+            except FileNotFoundError:
+                pass
+            except (CorruptEntry, sqlite3.Error, OSError) as error:
+                self.report_damage(f"entries/{shard.folder.name}", error)
+        return found
 
     def nbytes(self) -> int:
-        """Bytes on disk, those of SQLite's own files included."""
-        return int(self._open().volume())
+        """Bytes on disk: values, SQLite's databases and their logs."""
+        return used(self._open())
+
+    def mend(self) -> None:
+        """Set damaged shards aside, and remove files that no entry has; says what was done."""
+        for shard in self._open().all:
+            try:
+                shard.check(thorough=False)
+                orphans = shard.orphans(remove=True)
+            except FileNotFoundError:
+                continue
+            except DamagedShardError as error:
+                self.set_shard_aside(error)
+            except (sqlite3.Error, OSError) as error:
+                raise StoreError(f"cannot write to the cache {self.directory}: {error}") from error
+            else:
+                if orphans:
+                    logger.warning("%s: removed %d files that no entry has from %s", self, len(orphans), shard.folder)
+
+    def set_shard_aside(self, error: DamagedShardError) -> Path | None:
+        """Rename a damaged shard, so that a new one takes its place; None if another process has done so."""
+        shard = error.shard
+        with self._lock():
+            replaced = shard.is_open_elsewhere()
+            shard.close()
+            if replaced:
+                return None
+            aside = set_aside(shard.folder)
+        logger.warning(
+            "%s: entries/%s is damaged (%s); it is kept as %s, and its entries count as missing: prewarm again",
+            self,
+            shard.folder.name,
+            error,
+            aside.name,
+        )
+        return aside
 
     @property
     def location(self) -> str:
@@ -148,7 +161,7 @@ class Cache(Store):
         """Note that the cache is being filled with a recipe, as the latest one; keeps the larger number of variants."""
         path = self.directory / "recipes" / f"{record.background}.json"
         with self._lock():
-            before = self._read_record(path) if path.is_file() else None
+            before = self._read_record(path)
             variants = max(record.variants, before.variants if before else 0)
             write_atomically(path, replace(record, variants=variants, updated=time.time()).to_json().encode())
 
@@ -188,9 +201,8 @@ class Cache(Store):
             try:
                 self._paths.add(pairs)
             except CorruptEntry as error:
-                aside = self._paths.file.with_suffix(".damaged")
+                aside = set_aside(self._paths.file)
                 logger.warning("%s; it is kept as %s, and paths are noted anew", error, aside.name)
-                self._paths.file.replace(aside)
                 self._paths.add(pairs)
 
     def misses(self, record: Record) -> Misses:
@@ -206,13 +218,13 @@ class Cache(Store):
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
-        if self._fanout is not None and self._pid == os.getpid():
-            self._fanout.close()
+        if self._shards is not None and self._pid == os.getpid():
+            self._shards.close()
         self._reset()
 
     def _read_record(self, path: Path) -> Record | None:
         try:
-            return Record.from_json(path.read_text())
+            return Record.from_json(read_text(path))
         except FileNotFoundError:  # another process is just replacing it
             return None
         except (OSError, ValueError) as error:
@@ -235,67 +247,72 @@ class Cache(Store):
         for key, count in variants.items():
             found = reader.find(MATTE, key)
             if found is not None and not found[0].unusable:
-                entries[key] = PoolEntry(found[1].get("group"), found[0].coverage, count)
+                entries[key] = PoolEntry(reader.group(key), found[0].coverage, count)
         return entries
 
     def _reset(self) -> None:
-        self._fanout: diskcache.FanoutCache | None = None
+        self._shards: Shards | None = None
         self._pid = 0
         self._reported = set()
         self._paths = PathIndex(self.directory / "pools" / "paths.index")
         self._misses: dict[str, Misses] = {}
+        self._evicting = threading.Lock()
 
     def _lock(self) -> FileLock:
         """One process at a time; a new object each time, since filelock refuses one that a fork brought along."""
         return FileLock(self.directory / ".lock", mode=0o666)
 
-    def _create(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        path = self.directory / SETTINGS_FILE
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with self._lock():
-                if path.is_file():
-                    settings = _read_settings(path)
-                elif any(other.name != ".lock" for other in self.directory.iterdir()):
-                    raise StoreError(f"{self.directory} is not empty and not a cache: name another folder")
-                else:
-                    settings = {"format": FORMAT, "kind": "cache", "size_limit": None, "codec": "jpeg", "quality": 75}
-                merged = settings | {name: value for name, value in wanted.items() if value is not None}
-                if merged != settings or not path.is_file():
-                    write_atomically(path, json.dumps(merged, indent=1).encode())
-                return merged
-        except OSError as error:
-            raise StoreError(f"cannot make a cache at {self.directory}: {error}") from error
-
-    def _open(self) -> diskcache.FanoutCache:
-        if self._fanout is not None and self._pid == os.getpid():
-            return self._fanout
-        if self._fanout is not None:
-            _inherited.append(self._fanout)
+    def _open(self) -> Shards:
+        if self._shards is not None and self._pid == os.getpid():
+            return self._shards
+        if self._shards is not None:
+            _inherited.append(self._shards)
             self._reset()
-        try:
-            # Opening writes: many processes doing so at the same instant could meet "database is locked".
-            with self._lock():
-                self._fanout = diskcache.FanoutCache(
-                    str(self.directory / "entries"),
-                    shards=_SHARDS,
-                    timeout=60,
-                    disk=BytesDisk,
-                    size_limit=self.size_limit or _UNLIMITED,
-                    # Drops the oldest at a write; LRU would write at every read.
-                    eviction_policy="least-recently-stored",
-                )
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"cannot open the cache {self.directory}: {error}") from error
+        self._shards = Shards(self.directory / "entries")
         self._pid = os.getpid()
-        return self._fanout
+        return self._shards
+
+    def _write(self, name: str, write: Callable[[Shard], None]) -> None:
+        """Write to the shard that has a name; makes it if need be, and sets a damaged one aside."""
+        shard = self._open().of(name)
+        try:
+            for _ in range(3):
+                try:
+                    write(shard)
+                    return
+                except DamagedShardError as error:
+                    self.set_shard_aside(error)
+                except FileNotFoundError:
+                    self._make(shard)
+            raise StoreError(f"cannot write to the cache {self.directory}: its shard {shard.folder.name} is damaged")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"cannot write to the cache {self.directory}: {error}") from error
+
+    def _make(self, shard: Shard) -> None:
+        if self._is_gone():
+            raise StoreError(f"the cache {self.directory} is gone: its {SETTINGS_FILE} is not there any more")
+        with self._lock():
+            shard.close()
+            shard.create()
+
+    def _is_gone(self) -> bool:
+        return not os.path.lexists(self.directory / SETTINGS_FILE)
 
     def _read(self, name: str) -> bytes | memoryview | None:
         try:
-            data: bytes | memoryview | None = self._open().get(name, retry=True)
-        except sqlite3.DatabaseError as error:
+            return self._open().get(name)
+        except FileNotFoundError as error:  # not stored yet, just evicted, or the whole cache was deleted
+            if self._is_gone():
+                self.report_damage(SETTINGS_FILE, error)
+            return None
+        except DamagedShardError as error:
+            self.report_damage(f"entries/{error.shard.folder.name}", error)
+            return None
+        except (sqlite3.Error, OSError) as error:
             raise CorruptEntry(str(error)) from error
-        return data
+
+    def _full(self) -> str:
+        return f"the cache {self.directory} is full: its size limit is {self.size_limit} bytes"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("directory", "size_limit", "codec", "quality")}
@@ -303,24 +320,3 @@ class Cache(Store):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._reset()
-
-
-def _read_file(path: str) -> memoryview:
-    """A file's bytes in memory that may be written to, so that a raw image needs no copy to become a composite."""
-    with io.FileIO(path) as file:  # `open` itself would take half as long as the reading
-        data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
-        size = file.readinto(data.data)
-    return data.data[:size]
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text())
-        found = (settings["kind"], settings["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read: {error!r}") from error
-    if found != ("cache", FORMAT):
-        raise StoreError(
-            f"{path.parent} is a {found[0]} of format {found[1]}; this augment writes caches of format {FORMAT}"
-        )
-    return settings

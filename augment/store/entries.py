@@ -57,7 +57,7 @@ class Entry:
         """Where it came from. Raises CorruptEntry if that is not a JSON object."""
         try:
             provenance = json.loads(bytes(self._data[_HEADER.size : _HEADER.size + self._length]))
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, MemoryError) as error:
             raise CorruptEntry(f"its provenance is not JSON: {error}") from error
         if not isinstance(provenance, dict):
             raise CorruptEntry(f"its provenance is {type(provenance).__name__}, not an object")

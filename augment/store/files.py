@@ -1,17 +1,76 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and reading that neither follows a link nor waits for a pipe."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
+
+MAX_NBYTES = 2**24  # of a settings file or a record
+
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read. Raises FileNotFoundError, and OSError for a link, a pipe or anything else that is no file."""
+    number = os.open(path, os.O_RDONLY | _SAFELY)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(number, "rb")
+
+
+def read_text(path: Path) -> str:
+    """A small file's text. Raises OSError, and ValueError if it is not text or too large."""
+    with open_regular(path) as file:
+        data = file.read(MAX_NBYTES + 1)
+    if len(data) > MAX_NBYTES:
+        raise ValueError(f"{path} has more than {MAX_NBYTES} bytes")
+    return data.decode()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` in place of the file at `path`; a reader or a power cut sees the old file or the new one, whole."""
+    """Put `data` in place of the file at `path`; a reader or a power cut sees the old file or the new one, whole.
+
+    Makes the folder, but not the one above it. Raises OSError.
+    """
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    if path.parent.is_symlink():
+        raise OSError(f"{path.parent} is a link, and a cache holds none: remove it")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename something damaged to a free name beside it, which is returned."""
+    number, aside = 0, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged{number}")
+    path.rename(aside)
+    return aside
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last; Windows can neither, nor needs it."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError:  # some file systems have no such thing
+            pass
+        finally:
+            os.close(number)

@@ -7,10 +7,11 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
-from augment.store.files import write_atomically
+from augment.store.files import open_regular, write_atomically
 
 logger = logging.getLogger(__name__)
 
+_MOST_NBYTES = 2**26
 _MOST = 100_000  # a pipeline that always misses, with a random crop before the transform, must not fill the disk
 # Neither through a link nor into a pipe, which would block (Windows has neither flag).
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -36,6 +37,8 @@ class Misses:
         self._known.add(name)
         try:
             self.path.parent.mkdir(exist_ok=True)
+            if self.path.parent.is_symlink():
+                raise OSError(f"{self.path.parent} is a link")
             file = os.open(self.path, _APPEND, 0o666)
             try:
                 os.write(file, os.fsencode(name) + b"\n")
@@ -47,9 +50,8 @@ class Misses:
     def read(self) -> set[str]:
         """All that were noted, once each."""
         try:
-            if self.path.is_symlink() or not self.path.is_file():
-                return set()
-            return {os.fsdecode(line) for line in self.path.read_bytes().split(b"\n")} - {""}
+            with open_regular(self.path) as file:
+                return {os.fsdecode(line) for line in file.read(_MOST_NBYTES).split(b"\n")} - {""}
         except OSError:
             return set()
 

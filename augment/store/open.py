@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from augment.errors import StoreError
-from augment.store.cache import SETTINGS_FILE, Cache
+from augment.store.cache import Cache
 from augment.store.records import Store
+from augment.store.settings import FOLDERS, SETTINGS_FILE
 
 
 def open_store(store: Store | str | Path) -> Store:
@@ -14,7 +16,7 @@ def open_store(store: Store | str | Path) -> Store:
     if isinstance(store, Store):
         return store
     path = Path(store)
-    if not (path / SETTINGS_FILE).is_file():
+    if not os.path.lexists(path / SETTINGS_FILE) and not (path / FOLDERS[0]).is_dir():
         raise StoreError(
             f"{path} is not a store: it has no {SETTINGS_FILE}; make one with `augment prewarm IMAGES --cache {path}`"
         )

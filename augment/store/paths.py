@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from augment.errors import CorruptEntry
-from augment.store.files import write_atomically
+from augment.store.files import open_regular, write_atomically
 
 _MAGIC = b"AUGPATH2"
 _HEADER = struct.Struct("<8sQ")  # magic, xxh3-64 of the records
@@ -34,6 +34,7 @@ class PathIndex:
     def keys(self, path: str) -> list[str]:
         """The keys of the image at `path`: none, one, or two if EXIF turns it."""
         if self._records is None:
+            self._records = np.empty(0, _RECORD)  # a damaged file is read once
             self._records = _read(self.file)
         wanted = np.uint64(_hash(path))
         first, end = (int(np.searchsorted(self._records["path"], wanted, side)) for side in ("left", "right"))
@@ -52,17 +53,17 @@ class PathIndex:
 
 
 def _read(file: Path) -> NDArray[Any]:
-    if not file.is_file():
-        return np.empty(0, _RECORD)
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             magic, checksum = _HEADER.unpack(opened.read(_HEADER.size))
             size = os.fstat(opened.fileno()).st_size - _HEADER.size
-        if magic != _MAGIC or size % _RECORD.itemsize:
-            raise ValueError(f"it is torn: {size} bytes")
-        records = np.memmap(file, _RECORD, "r", _HEADER.size) if size else np.empty(0, _RECORD)
+            if magic != _MAGIC or size % _RECORD.itemsize:
+                raise ValueError(f"it is torn: {size} bytes")
+            records = np.memmap(opened, _RECORD, "r", _HEADER.size) if size else np.empty(0, _RECORD)
         if xxhash.xxh3_64_intdigest(np.ascontiguousarray(records).data) != checksum:
             raise ValueError("its checksum does not match")
+    except FileNotFoundError:
+        return np.empty(0, _RECORD)
     except (OSError, struct.error, ValueError) as error:
         raise CorruptEntry(f"the index of paths {file} cannot be read: {error}") from error
     return records

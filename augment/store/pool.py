@@ -17,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from augment.errors import CorruptEntry
-from augment.store.files import write_atomically
+from augment.store.files import open_regular, write_atomically
 
 Relation: TypeAlias = Literal["any", "same", "other"]
 
@@ -78,23 +78,28 @@ class PoolIndex:
     def load(cls, path: Path) -> PoolIndex:
         """The index in a file. Raises CorruptEntry if there is none, or if a bit of it is not as it was written."""
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 magic, checksum, records_checksum, length = _HEADER.unpack(file.read(_HEADER.size))
                 size = os.fstat(file.fileno()).st_size
                 if magic != _MAGIC or length > size:
                     raise CorruptEntry(f"{path} is not an index of a pool")
                 text = file.read(length)
+                start = _HEADER.size + length
+                count = (size - start) // _RECORD.itemsize
+                records = np.memmap(file, _RECORD, "r", start, (count,)) if count else np.empty(0, _RECORD)
             if xxhash.xxh3_64_intdigest(text) != checksum:
                 raise CorruptEntry(f"{path}: its checksum does not match")
             header = json.loads(text)
             groups, counts = tuple(header["groups"]), tuple(header["counts"])
-            start = _HEADER.size + length
+            if len({*groups}) != len(counts) or not all(group is None or type(group) is str for group in groups):
+                raise CorruptEntry(f"{path}: its groups are not names")
+            if not all(type(count) is int and count > 0 for count in counts):
+                raise CorruptEntry(f"{path}: its counts are not numbers of images")
             if size != start + _RECORD.itemsize * sum(counts):
                 raise CorruptEntry(f"{path} is torn: {size} bytes")
-            records = np.memmap(path, _RECORD, "r", start, (sum(counts),)) if counts else np.empty(0, _RECORD)
             if xxhash.xxh3_64_intdigest(np.ascontiguousarray(records).data) != records_checksum:
                 raise CorruptEntry(f"{path}: the checksum of its records does not match")
-        except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        except (OSError, struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if isinstance(error, CorruptEntry):
                 raise
             raise CorruptEntry(f"the index {path} cannot be read: {error}") from error

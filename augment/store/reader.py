@@ -72,14 +72,16 @@ class Reader:
     def group(self, key: str) -> str | None:
         """The class of an image, as the provenance of its matte has it: the one place where a group is kept."""
         provenance = self.store.provenance(self.name(MATTE, key))
-        return None if provenance is None else provenance.get("group")
+        group = None if provenance is None else provenance.get("group")
+        return group if isinstance(group, str) else None
 
     def steps(self, key: str, variant: int) -> list[tuple[str, Image]]:
         """The images on the way to a background, by name, in order; empty if none were kept."""
         name = self.name(BACKGROUND, key, variant)
         provenance = self.store.provenance(name) or {}
         found = []
-        for step in provenance.get("pictures", []):
+        pictures = provenance.get("pictures")
+        for step in pictures if isinstance(pictures, list) else []:
             data = self.store.get(step_name(name, step))
             image = None if data is None else self._decoded(name, STEP, data, (0, 0))
             if image is not None:

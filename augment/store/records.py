@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import xxhash
 
 from augment.artifacts import BACKGROUND
 from augment.errors import CorruptEntry, StoreError
@@ -14,6 +19,8 @@ from augment.store.entries import Entry, Provenance
 from augment.store.pool import MAX_VARIANTS, PoolIndex
 
 logger = logging.getLogger(__name__)
+
+_FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")  # it becomes part of a file's name
 
 
 @dataclass(frozen=True)
@@ -39,22 +46,29 @@ class Record:
 
     def to_json(self) -> str:
         """The record as a file holds it."""
-        return json.dumps(asdict(self), indent=1)
+        found = asdict(self)
+        return json.dumps(found | {"checksum": _checksum(found)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         """Fields that this version does not know are left out. Raises CorruptEntry if it is not a record."""
         try:
             found = json.loads(text)
+            checksum = found.pop("checksum", None)  # records of earlier versions have none
+            if checksum is not None and checksum != _checksum(found):
+                raise ValueError("its checksum does not match")
             record = cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
             tables = (record.fingerprints, record.artifacts)
             texts = [record.name, record.toml, *(text for table in tables for pair in table.items() for text in pair)]
             if not all(isinstance(text, str) for text in texts) or not record.background:
                 raise ValueError("a field is not text")
-            if not isinstance(record.variants, int) or not 1 <= record.variants <= MAX_VARIANTS:
+            if not all(map(_FINGERPRINT.fullmatch, [*record.fingerprints.values(), *record.artifacts.values()])):
+                raise ValueError("a fingerprint is not one")
+            if type(record.variants) is not int or not 1 <= record.variants <= MAX_VARIANTS:
                 raise ValueError(f"variants: {record.variants!r}")
-            float(record.updated)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if type(record.updated) not in (int, float) or not math.isfinite(record.updated):
+                raise ValueError(f"updated: {record.updated!r}")
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise CorruptEntry(f"not a record of a recipe: {error!r}") from error
         return record
 
@@ -130,6 +144,10 @@ class Store(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.location!r})"
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(fields, sort_keys=True).encode())
 
 
 def find_record(store: Store, wanted: str | None = None) -> Record:

@@ -17,7 +17,7 @@ import pytest
 
 from augment import Cache, open_store
 from augment.errors import StoreError
-from augment.store.cache import BytesDisk
+from augment.store.disk import BytesDisk
 from augment.store.records import Record, find_record
 from augment.testing import StoreTests
 
