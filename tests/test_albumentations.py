@@ -1,4 +1,4 @@
-"""The albumentations transform: the same pixels as the other face, its targets, serialisation, workers.
+"""The albumentations transform: the same pixels as torchvision's, its targets, serialization, workers.
 
 `test_all_of_this_holds_under_albumentationsx` runs this file again with AlbumentationsX in place of albumentations.
 """
@@ -268,7 +268,7 @@ def test_p_is_the_share_that_is_replaced_and_follows_its_schedule(cache, image):
         assert abs((replace.counts["hits"] - before) / 300 - share) < 0.1
 
 
-# --- Serialisation ----------------------------------------------------------------------------------------------------
+# --- Serialization ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_pipeline_survives_dict_json_yaml_and_pickle(cache, tmp_path, settings
     assert all(str(cache.directory) in repr(one) for one in again)
 
 
-def test_a_function_of_ones_own_cannot_be_serialised_and_says_so(cache):
+def test_any_other_function_cannot_be_serialized_and_says_so(cache):
     with pytest.raises(InputError, match="augment.sampling.schedules: linear, cosine"):
         A.to_dict(ReplaceBackground(cache, p=lambda epoch: 0.5))
 

@@ -78,7 +78,7 @@ def plain_schedule(p: float | Schedule) -> float | dict[str, Any]:
         if isinstance(p, schedule):
             return {"schedule": name, "start": p.start, "end": p.end, "epochs": p.epochs}
     if callable(p):
-        raise InputError(f"p: {p!r} cannot be serialised; use one of augment.sampling.schedules: {', '.join(_NAMED)}")
+        raise InputError(f"p: {p!r} cannot be serialized; use one of augment.sampling.schedules: {', '.join(_NAMED)}")
     return p
 
 

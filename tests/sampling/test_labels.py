@@ -1,4 +1,4 @@
-"""What protects labels: no labelled pixel is painted over, and where that cannot be had the sample stays as it is."""
+"""What protects labels: no labelled pixel is painted over; if that is impossible, the sample is returned unchanged."""
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ def cache(tmp_path_factory):
 
 
 @given(hnp.arrays(np.uint8, (HEIGHT, 7)), hnp.arrays(bool, (2, HEIGHT, 7)))
-def test_masks_are_united_with_the_matte_and_soft_pixels_keep_their_colours(alpha, masks):
+def test_masks_are_united_with_the_matte_and_soft_pixels_keep_their_colors(alpha, masks):
     image = np.random.default_rng(0).integers(0, 256, (*alpha.shape, 3), np.uint8)
     matte = with_edge_colors(Matte.from_full(alpha), image)
     widened = protected(matte, [Labels(masks=masks)], image)

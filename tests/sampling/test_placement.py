@@ -201,7 +201,7 @@ FINE = 8
 
 
 def picture(seed):
-    """A red shape with a magenta spot on grey; its mask, its box, and the spot's centre by pixel index."""
+    """A red shape with a magenta spot on grey; its mask, its box, and the spot's center by pixel index."""
     rng = np.random.default_rng(seed)
     height, width = SIZE
     center = np.array([rng.uniform(44, 84), rng.uniform(36, 60)])
@@ -253,7 +253,7 @@ def disagreement(pixels, mask, box, point):
     large = cv2.resize(pixels, None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
     red, green, blue = cv2.split(large)
     shown = np.pad(largest_part(cv2.subtract(red, green) > 60), 8)
-    # How far the centre of each pixel on the wrong side is from the edge.
+    # How far the center of each pixel on the wrong side is from the edge.
     inside, outside = (cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 3) for m in (shown, ~shown))
     shown = shown[8:-8, 8:-8]
     distance = cv2.resize((inside - outside)[8:-8, 8:-8] / 4, mask.shape[::-1], interpolation=cv2.INTER_AREA)
