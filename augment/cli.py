@@ -61,19 +61,43 @@ def prewarm(
     missing: Annotated[
         bool, typer.Option("--missing", help="Process only images that training looked for and did not find.")
     ] = False,
+    groups: Annotated[
+        Path | None, typer.Option(help="A CSV table with the columns path and group: the class of each image.")
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Values of 16-bit images that become black and white, such as 0 4095."),
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="List all refused and failed images in this .csv or .json file.")
+    ] = None,
 ) -> None:
-    """Compute what the cache lacks for each image. It can be stopped at any time and run again."""
+    """Compute what the cache lacks for each image. It can be stopped at any time and run again.
+
+    Example: augment prewarm photos --cache photos-cache --variants 4
+    """
     from augment.prewarming import Interrupted
     from augment.prewarming import prewarm as run
 
     try:
-        report = run(images, cache, _recipe(recipe, settings), variants=variants, workers=workers, missing=missing)
+        report = run(
+            images,
+            cache,
+            _recipe(recipe, settings),
+            variants=variants,
+            workers=workers,
+            groups=groups,
+            missing=missing,
+            window=window,
+        )
     except Interrupted as interrupted:
         out.print(str(interrupted.report), markup=False)
         out.print("Interrupted. Finished work is kept; run the same command again to continue.")
         raise typer.Exit(130) from None
     out.print(str(report), markup=False)
-    if report.failures:
+    if report_file is not None:
+        report.save(report_file)
+    if report.failures or not report.complete:
         raise typer.Exit(1)
 
 

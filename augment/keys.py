@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -15,8 +15,12 @@ from augment.artifacts import Image
 from augment.errors import InputError
 from augment.imaging.pillow import rgb_array
 
+Window: TypeAlias = tuple[float, float]  # the values of a high-depth image that become 0 and 255
 
-def to_rgb(image: Any) -> Image:
+_OVERSHOOT = 0.2  # what a bicubic resize may leave outside 0 … 1
+
+
+def to_rgb(image: Any, window: Window | None = None) -> Image:
     """Convert any image to `(H, W, 3)` uint8 RGB, C-contiguous.
 
     Takes a PIL image, an array `(H, W)` or `(H, W, 1 | 3 | 4)`, or a tensor `(1 | 3 | 4, H, W)` (also a tv_tensor).
@@ -25,10 +29,16 @@ def to_rgb(image: Any) -> Image:
         `convert("RGB")` clips them instead). PIL's 32-bit modes are rejected if they hold more than 16 bits.
       - Floats are read as 0 … 1 and scaled as in torchvision, so that uint8 → float → uint8 is exact.
 
-    The result may share memory with the input. Raises InputError for any other form.
+    `window` (low, high) says which values of an image of more than 8 bits become 0 and 255, as in radiology: 12-bit
+    data in a 16-bit file needs (0, 4095). Images of 8 bits are not changed by it.
+
+    The result may share memory with the input. Raises InputError for any other form, and for floats that are not
+    numbers or clearly outside 0 … 1.
     """
     if isinstance(image, PIL.Image.Image):
-        return _from_pil(image)
+        return _from_pil(image, window)
+    if window is not None:
+        image = _windowed_any(image, window)
     if isinstance(image, torch.Tensor):
         return _from_tensor(image)
     if isinstance(image, np.ndarray):
@@ -46,7 +56,25 @@ def image_key(image: Any) -> str:
     return digest.hexdigest()
 
 
-def _from_pil(image: PIL.Image.Image) -> Image:
+def _windowed_any(image: Any, window: Window) -> Any:
+    """An array or tensor of more than 8 bits as uint8."""
+    if isinstance(image, torch.Tensor):
+        values = image.detach().cpu()
+        array = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        return image if array.dtype.itemsize == 1 else torch.from_numpy(windowed(array, window))
+    return image if not isinstance(image, np.ndarray) or image.dtype.itemsize == 1 else windowed(image, window)
+
+
+def windowed(values: np.ndarray[Any, Any], window: Window) -> np.ndarray[Any, Any]:
+    """Values of any shape and type to uint8: the window's low value becomes 0, its high value 255."""
+    low, high = window
+    scaled = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.asarray((np.nan_to_num(scaled).clip(0, 1) * (256 - 1e-3)).astype(np.uint8))
+
+
+def _from_pil(image: PIL.Image.Image, window: Window | None) -> Image:
+    if window is not None and image.mode[0] in "IF":
+        return _from_array(windowed(np.asarray(image), window))
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
@@ -55,7 +83,7 @@ def _from_pil(image: PIL.Image.Image) -> Image:
             )
         return _from_array(values.astype(np.uint16))
     if image.mode == "F":
-        raise InputError("a PIL image of mode F has no stated range; convert it to 8 or 16 bits")
+        raise InputError("a PIL image of mode F has no stated range; pass a window, or convert it to 8 or 16 bits")
     return rgb_array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -95,6 +123,14 @@ def _to_uint8(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype.kind == "f":
+        low, high = float(values.min(initial=0)), float(values.max(initial=0))
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # NaN fails both
+            raise InputError(
+                f"floats from {low:g} to {high:g}: a float image is 0 … 1; divide 0 … 255 by 255, and put this "
+                "transform before any normalization"
+            )
         # As torchvision's to_dtype: 256 equal bins, the last one including its upper end.
         return (values.astype(np.float32).clip(0, 1) * (256 - 1e-3)).astype(np.uint8)
-    raise InputError(f"image values of type {values.dtype}; use uint8, uint16, bool or a float in 0 … 1")
+    raise InputError(
+        f"image values of type {values.dtype}; use uint8, uint16, bool or a float in 0 … 1, or pass a window"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvisi
 from augment.artifacts import Alpha, Image
 from augment.errors import InputError
 from augment.imaging.pillow import rgb_image
-from augment.keys import image_key, to_rgb
+from augment.keys import Window, image_key, to_rgb
 from augment.sampling.labels import Labels
 from augment.sampling.placement import Move
 from augment.sampling.replacing import Replacing
@@ -186,6 +187,23 @@ class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no
             key = Key(image_key(image) if self.loader is default_loader else path)
             image = self.transform(image, key)[0]
         return image, target if self.target_transform is None else self.target_transform(target)
+
+
+class ImageLoader:
+    """Loads image files with the pixels that `augment prewarm` sees: `ImageFolder(root, loader=ImageLoader())`.
+
+    ImageFolder's own loader clips 16-bit grayscale images to white. This one uses the top 8 bits of their values, or
+    with `window` (low, high) makes these two values 0 and 255; pass the window that was prewarmed with. Raises
+    InputError for an image whose range is not clear.
+    """
+
+    def __init__(self, window: Window | None = None) -> None:
+        self.window = window
+
+    def __call__(self, path: str | Path) -> PIL.Image.Image:
+        """The image in mode RGB."""
+        with PIL.Image.open(path) as file:
+            return rgb_image(to_rgb(file, self.window))
 
 
 def _is_image(leaf: Any) -> bool:

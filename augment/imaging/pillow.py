@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 
 import cv2
 import numpy as np
 import PIL.Image
 
 from augment.artifacts import Image
+
+_EXIF_ORIENTATION = 0x0112
 
 
 class _ArrowArray(ctypes.Structure):
@@ -55,3 +58,25 @@ def rgb_image(array: Image) -> PIL.Image.Image:
     image = PIL.Image.new("RGB", array.shape[1::-1], None)
     image.frombytes(np.ascontiguousarray(array).data)
     return image
+
+
+def exif_orientation(image: PIL.Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 if there is none, or if the metadata cannot be read: the pixels are all there."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # Pillow raises many kinds of errors for damaged metadata
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def oriented(pixels: Image, orientation: int) -> Image:
+    """`(H, W, 3)` turned and mirrored as an EXIF orientation says, the same as `PIL.ImageOps.exif_transpose`."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from augment.chain import Chain
 from augment.errors import InputError
+from augment.keys import Window
 from augment.prewarming.local import Interrupted, run
 from augment.prewarming.plan import Plan
 from augment.prewarming.report import Failure, Report, StageReport
@@ -25,24 +26,29 @@ def prewarm(
     *,
     variants: int = 1,
     workers: int | None = None,
-    groups: Sequence[str | None] | None = None,
+    groups: Sequence[str | None] | str | Path | None = None,
     progress: bool = True,
     missing: bool = False,
+    window: Window | None = None,
 ) -> Report:
     """Compute what the cache lacks for each image. It can be stopped at any time and run again.
 
     Args:
         images: a folder (with its subfolders; the first folder level is the image's group, as in torchvision's
-            ImageFolder), a list of paths, or a map-style Dataset whose items are an image or start with one. Pass the
-            Dataset without random transforms, because images are looked up by their pixels.
+            ImageFolder), a CSV table with a column "path" and perhaps one "group", a list of paths, or a map-style
+            Dataset whose items are an image or start with one. Pass the Dataset without random transforms, because
+            images are looked up by their pixels.
         cache: a Cache, or its folder, which is created if it does not exist.
         recipe: a preset's name, a TOML file or a Recipe.
         variants: number of backgrounds per image.
         workers: number of processes that decode images, and of threads for stages without a model. None uses one per
             core; 0 decodes in this process.
-        groups: the class of each image, in order; it is kept out of the background.
+        groups: the class of each image, in order, or a CSV table with the columns "path" and "group"; it is kept out of
+            the background.
         progress: show a progress bar per stage on standard error (plain lines if it is not a terminal).
         missing: process only those of `images` that training looked for and did not find, as noted in the store.
+        window: (low, high), the values of images of more than 8 bits that become black and white. Use the same window
+            in training: `augment.torchvision.ImageLoader(window)`.
 
     Returns counts; a bad image is listed in `failures` and does not stop the run. Raises InputError for an invalid
     argument, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is
@@ -52,9 +58,22 @@ def prewarm(
         raise InputError(f"variants: {variants} is not a number of backgrounds, 1 or more")
     if workers is not None and workers < 0:
         raise InputError(f"workers: {workers} is negative; 0 decodes in this process")
-    source = open_source(images, groups)
+    if window is not None and not (len(window) == 2 and float(window[0]) < float(window[1])):
+        raise InputError(f"window: {window!r} is not a range (low, high)")
+    source = open_source(images, groups, window)
     chain = Chain(as_recipe(recipe), cache if isinstance(cache, Cache) else Cache(cache))
     chain.check()
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = chain.cache.misses(chain.reader.record).read() if missing else None
-    return run(Plan(source, chain, variants, available if workers is None else workers, wanted), progress)
+    if missing and not wanted:
+        raise InputError(
+            f"missing: training has noted no misses in {chain.cache} with the recipe {chain.recipe.name!r}; train with "
+            "it first, or leave `missing` out"
+        )
+    report = run(Plan(source, chain, variants, available if workers is None else workers, wanted), progress)
+    if wanted and not report.images:
+        report.remarks.append(
+            f"none of these images is among the {len(wanted)} that training did not find: they reach the transform "
+            "decoded or resized differently, so put it first in the pipeline, or let samples carry a Key"
+        )
+    return report

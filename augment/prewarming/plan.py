@@ -120,8 +120,12 @@ class Plan:
         for loaded in load(self.source, workers=self.workers, prepare=partial(_prepare, self.chain, kind)):
             if loaded.failure:
                 self.report.failures.append(loaded.failure)
+            self.report.notes.update(loaded.notes)
             for item in loaded.items:
-                if item.key in self._entries or not self._is_wanted(item):
+                if not self._is_wanted(item):
+                    continue
+                if item.key in self._entries:
+                    self._note_twice(item)
                     continue
                 without = replace(item, image=None, mask=None)
                 self._entries[item.key] = _Entry(loaded.index, without, self.chain.inputs(item))
@@ -131,6 +135,16 @@ class Plan:
                     report.found += 1
             advance(1)
         self.report.images = len(self._entries)
+        self.report.passed_over = self.source.passed_over
+
+    def _note_twice(self, item: Item) -> None:
+        """The same picture again; in another group one of the two labels is wrong."""
+        first = self._entries[item.key].item
+        if first.group != item.group and item.group is not None:
+            self.report.duplicates.append(
+                f"{first.source} ({first.group}) and {item.source} ({item.group}) are the same picture; the first "
+                "group counts"
+            )
 
     def _is_wanted(self, item: Item) -> bool:
         if self.wanted is None or item.key in self.wanted:
@@ -156,6 +170,7 @@ class Plan:
             if reason := MATTE.verdict(matte):
                 # The details after the colon differ from image to image.
                 self.report.unusable[reason.split(":")[0]] += 1
+                self.report.refused.append(Failure(entry.item.source or key, kind.name, reason))
             else:
                 self._sizes[key] = matte.size
                 self._coverage[key] = matte.coverage

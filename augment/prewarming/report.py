@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from augment.errors import InputError
+from augment.prewarming.folders import said
+
+_NAMED = 10  # items of a kind that the printed report names
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,21 @@ class Report:
     """The result of a prewarm.
 
     `images` counts distinct images; a file with an EXIF orientation counts as two, rotated and not. `complete` counts
-    those that have all their variants, `unusable` those whose matte must not be used, by reason. `failures` lists
-    everything that went wrong.
+    those that have all their variants, `unusable` those whose matte must not be used, by reason; `refused` names them.
+    `failures` lists everything that went wrong. `passed_over` counts files that are no images, by extension;
+    `duplicates` are pictures that were found in two groups; `notes` count what is odd about images, `remarks`
+    are sentences about the whole run.
     """
 
     images: int = 0
     complete: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
+    refused: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    duplicates: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
     stages: dict[str, StageReport] = field(default_factory=dict)
 
     @property
@@ -67,5 +84,51 @@ class Report:
                 f"{stage.nbytes / 1e6:.1f} MB, {stage.seconds:.1f} s"
             )
         lines += [f"  unusable  {count:>6} {reason}" for reason, count in self.unusable.most_common()]
+        lines += [f"            {failure.source}: {failure.reason}" for failure in self.refused[:_NAMED]]
+        lines += _more(self.refused)
         lines += [f"  failed    {failure}" for failure in self.failures]
-        return "\n".join(lines)
+        lines += [f"  note      {count} images {note}" for note, count in self.notes.most_common()]
+        lines += [f"  note      {remark}" for remark in self.remarks]
+        lines += [f"  twice     {pair}" for pair in self.duplicates[:_NAMED]] + _more(self.duplicates)
+        if self.passed_over:
+            lines.append(f"  passed over: {said(self.passed_over)}")
+        return printable("\n".join(lines))
+
+    def save(self, path: str | Path) -> None:
+        """Write every refused and failed item with its stage and reason to `path`, a .csv or .json file.
+
+        Raises InputError if it is neither, or cannot be written.
+        """
+        rows = [
+            {"source": printable(item.source), "stage": item.stage, "outcome": outcome, "reason": item.reason}
+            for outcome, items in (("unusable", self.refused), ("failed", self.failures))
+            for item in items
+        ]
+        path = Path(path)
+        try:
+            if path.suffix.lower() == ".json":
+                counts = {"images": self.images, "complete": self.complete, "unusable": dict(self.unusable)}
+                path.write_text(json.dumps(counts | {"items": rows}, indent=1, ensure_ascii=False), encoding="utf-8")
+            elif path.suffix.lower() == ".csv":
+                with path.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.DictWriter(file, ["source", "stage", "outcome", "reason"])
+                    writer.writeheader()
+                    writer.writerows(rows)
+            else:
+                raise InputError(f"{path}: a report is a .csv or a .json file")
+        except OSError as error:
+            raise InputError(f"{path}: the report cannot be written: {error.strerror}") from error
+
+
+def printable(text: str) -> str:
+    """Text that can be printed and stored: bytes of a file name that are not UTF-8 become question marks."""
+    return os.fsencode(text).decode(errors="replace") if _has_surrogates(text) else text
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _more(items: Sequence[object]) -> list[str]:
+    left = len(items) - _NAMED
+    return [f"            … and {left} more: `--report FILE.csv` lists all"] if left > 0 else []

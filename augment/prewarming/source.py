@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,23 +17,26 @@ from typing import Any, TypeAlias, cast
 import cv2
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision import tv_tensors
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from augment.artifacts import Image
 from augment.errors import InputError
-from augment.keys import image_key, to_rgb
+from augment.imaging.pillow import exif_orientation, oriented
+from augment.keys import Window, image_key, to_rgb
+from augment.prewarming import samples
+from augment.prewarming.folders import Listing, groups_by_path, list_folder, read_table
 from augment.prewarming.report import Failure
 from augment.stages.base import Item
 
 Images: TypeAlias = "str | Path | Sequence[str | Path] | Dataset[Any]"
 
-_EXIF_ORIENTATION = 0x0112
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_DARK, _BRIGHT = 24, 250  # gray levels: an image without any above, or below, shows nothing
+_CLIPPED = (
+    "have more than 8 bits, which torchvision's ImageFolder clips to white: train with "
+    "`ImageFolder(root, loader=augment.torchvision.ImageLoader(window))`"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Loaded:
     index: int
     items: tuple[Item, ...] = ()
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()  # what of its pixels should be looked at
 
 
 class Source(Dataset[Loaded]):
@@ -50,6 +57,8 @@ class Source(Dataset[Loaded]):
             raise InputError(f"groups: got {len(groups)} for {len(names)} images; pass one per image")
         self.names = names
         self.groups = groups
+        self.passed_over: Counter[str] = Counter()  # files that are no images, by extension
+        self.notes: list[str] = []  # what is odd about the entry at hand
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,7 +66,9 @@ class Source(Dataset[Loaded]):
     def __getitem__(self, index: int) -> Loaded:
         group = None if self.groups is None else self.groups[index]
         try:
-            return Loaded(index, tuple(self.items(index, group)))
+            self.notes = []
+            items = tuple(self.items(index, group))
+            return Loaded(index, items, notes=(*self.notes, *filter(None, map(_note, items[:1]))))
         except Exception as error:  # a file or a user's Dataset may fail in any way and must not end the run
             return Loaded(index, failure=Failure(self.names[index], "decode", _reason(error)))
 
@@ -67,50 +78,54 @@ class Source(Dataset[Loaded]):
 
 
 class Files(Source):
-    """Image files, decoded by PIL as in torchvision's datasets."""
+    """Image files, decoded by PIL as in torchvision's datasets; `window` as `augment.keys.to_rgb` takes it."""
 
-    def __init__(self, paths: Sequence[Path], groups: Sequence[str | None] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], groups: Sequence[str | None] | None = None, window: Window | None = None
+    ) -> None:
         super().__init__([str(path) for path in paths], groups)
+        self.window = window
 
     def items(self, index: int, group: str | None) -> Iterator[Item]:
         path = self.names[index]
-        with PIL.Image.open(path) as file:
-            pixels = to_rgb(file)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError("it is not a regular file")
+        with warnings.catch_warnings():
+            # Of damaged metadata, which is of no use here.
+            warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+            file = PIL.Image.open(path)
+        with file:
+            pixels = to_rgb(file, self.window)
+            if file.mode[0] in "IF":
+                self.notes.append(_CLIPPED)
             yield _item(pixels, path, group)
             # torchvision's ImageFolder ignores EXIF orientation, OpenCV applies it: support both kinds of loader.
-            if file.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-                turned = to_rgb(PIL.ImageOps.exif_transpose(file))
-                yield _item(turned, path, group)
+            orientation = exif_orientation(file)
+            if orientation != 1:
+                yield _item(oriented(pixels, orientation), path, group)
 
 
 class Samples(Source):
-    """A map-style Dataset whose items are an image, start with one, or are a dict with an "image".
+    """A map-style Dataset whose items are an image, start with one, or are a dict with one image.
 
-    A `tv_tensors.Mask` anywhere in the item, or a "masks"/"mask" entry of a dict, is the item's own mask. If the
-    Dataset has `classes`, an integer after the image is the index of its group.
+    A `tv_tensors.Mask` anywhere in the item, or a "masks"/"mask" entry of a dict, is the item's own mask. Its class is
+    found through Subset and ConcatDataset, too (see `augment.prewarming.samples`).
     """
 
-    def __init__(self, dataset: Dataset[Any], groups: Sequence[str | None] | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], groups: Sequence[str | None] | None = None, window: Window | None = None
+    ) -> None:
         count = len(dataset)  # type: ignore[arg-type]
-        super().__init__([f"item {index}" for index in range(count)], groups)
+        super().__init__([samples.path_of(dataset, index) or f"item {index}" for index in range(count)], groups)
         self.dataset = dataset
-        self.classes = getattr(dataset, "classes", None)
-        paths = getattr(dataset, "samples", None)  # ImageFolder and DatasetFolder: (path, class) each
-        if paths and isinstance(paths[0], tuple) and len(paths) == count:
-            self.names = [str(path) for path, _ in paths]
+        self.window = window
 
     def items(self, index: int, group: str | None) -> Iterator[Item]:
         sample = self.dataset[index]
-        rest: Sequence[Any] = ()
-        image = sample
-        if isinstance(sample, dict):
-            image, rest = sample["image"], [value for name, value in sample.items() if name != "image"]
-        elif isinstance(sample, tuple | list):
-            image, rest = sample[0], sample[1:]
-        if group is None and self.classes and rest and isinstance(rest[0], int):
-            group = str(self.classes[rest[0]])
-        pixels = to_rgb(image)
-        yield _item(pixels, self.names[index], group, _mask(sample, pixels.shape[:2]))
+        pixels = to_rgb(samples.image_of(sample), self.window)
+        if group is None:
+            group = samples.group_of(self.dataset, index, sample)
+        yield _item(pixels, self.names[index], group, samples.mask_of(sample, pixels.shape[:2]))
 
 
 @dataclass(frozen=True)
@@ -129,21 +144,28 @@ class _Prepared(Dataset[Loaded]):
             return Loaded(index, failure=Failure(self.source.names[index], "decode", _reason(error)))
 
 
-def open_source(images: Images, groups: Sequence[str | None] | None = None) -> Source:
-    """Open a source of any form. Raises InputError if it has no images."""
+def open_source(
+    images: Images, groups: Sequence[str | None] | str | Path | None = None, window: Window | None = None
+) -> Source:
+    """Open a source of any form; `groups` may be a CSV table. Raises InputError if it has no images."""
+    if isinstance(groups, str | Path):
+        source = open_source(images, None, window)
+        source.groups = groups_by_path(Path(groups), source.names)
+        return source
     if isinstance(images, str | Path):
-        return _folder(Path(images), groups)
-    if isinstance(images, Sequence) and all(isinstance(path, str | Path) for path in images):
-        source: Source = Files([Path(path) for path in images], groups)
+        return _open_path(Path(images), groups, window)
+    paths = _as_paths(images)
+    if paths is not None:
+        source = Files(paths, groups, window)
     elif hasattr(images, "__getitem__") and hasattr(images, "__len__"):
-        source = Samples(cast("Dataset[Any]", images), groups)
+        source = Samples(cast("Dataset[Any]", images), groups, window)
     else:
         raise InputError(
             f"images: {type(images).__name__} is not a folder, a list of paths or a map-style Dataset "
             "(an object with __len__ and __getitem__)"
         )
     if not len(source):
-        raise InputError("images: the source is empty")
+        raise InputError("images: there are none")
     return source
 
 
@@ -175,49 +197,45 @@ def load(
         raise InputError(f"a decoding worker died, possibly out of memory; use fewer workers ({error})") from error
 
 
-def _folder(folder: Path, groups: Sequence[str | None] | None) -> Source:
-    if folder.is_file():
-        return Files([folder], groups)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    paths = sorted(
-        Path(parent) / name
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in IMG_EXTENSIONS and not name.startswith(".")
-    )
-    if not paths:
-        raise InputError(f"{folder}: no images in it or its subfolders (by extension: .jpg, .png, …)")
-    if groups is None:
-        # As in torchvision's ImageFolder, the first folder level is the class; images in the root have none.
-        groups = [parts[0] if len(parts := path.relative_to(folder).parts) > 1 else None for path in paths]
-    return Files(paths, groups)
+def _open_path(path: Path, groups: Sequence[str | None] | None, window: Window | None) -> Source:
+    """A folder of images, a CSV table of them, or a single one."""
+    if path.is_dir():
+        listing = list_folder(path)
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        listing = read_table(path)
+    elif path.exists():
+        listing = Listing([path], [None])
+    else:
+        raise InputError(f"{path}: there is no such folder")
+    source = Files(listing.paths, listing.groups if groups is None else groups, window)
+    source.passed_over = listing.passed_over
+    return source
+
+
+def _as_paths(images: Any) -> list[Path] | None:
+    """The paths in a list, a NumPy array or a pandas Series of them; None if it is something else."""
+    if isinstance(images, Sequence):
+        values = images
+    elif getattr(images, "ndim", None) == 1 and hasattr(images, "tolist"):
+        values = images.tolist()
+    else:
+        return None
+    return [Path(value) for value in values] if all(isinstance(value, str | Path) for value in values) else None
 
 
 def _item(pixels: Image, source: str, group: str | None, mask: NDArray[np.uint8] | None = None) -> Item:
     return Item(pixels, image_key(pixels), source, group, mask)
 
 
-def _mask(sample: Any, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The union of the sample's own masks, 255 where any is not 0, or None if it has none."""
-    found = np.zeros(size, bool)
-    masks = list(_masks(sample))
-    for mask in masks:
-        if mask.shape[-2:] != size:
-            raise InputError(f"the mask is {mask.shape[-2:]}, but the image is {size}")
-        found |= (mask.reshape(-1, *size) != 0).any(0)
-    return found.astype(np.uint8) * 255 if masks else None
-
-
-def _masks(value: Any, name: str = "") -> Iterator[NDArray[Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _masks(inner, str(key))
-    elif isinstance(value, tuple | list):
-        for inner in value:
-            yield from _masks(inner, name)
-    elif isinstance(value, tv_tensors.Mask) or name in ("mask", "masks"):
-        yield torch.as_tensor(value).numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+def _note(item: Item) -> str | None:
+    """What is odd about the pixels; None for an ordinary image."""
+    assert item.image is not None
+    thumbnail = item.image[:: max(1, item.image.shape[0] // 64), :: max(1, item.image.shape[1] // 64)]
+    if int(thumbnail.max()) < _DARK:
+        return "come out nearly black: if their files hold 12 bits in 16, pass their range (`--window 0 4095`)"
+    if int(thumbnail.min()) > _BRIGHT:
+        return "come out nearly white: if they were clipped when decoded, pass their range (`--window LOW HIGH`)"
+    return None
 
 
 def _reason(error: Exception) -> str:
