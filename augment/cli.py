@@ -17,7 +17,7 @@ from augment.errors import AugmentError, RecipeError
 if TYPE_CHECKING:
     from augment.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 out = Console(soft_wrap=True, highlight=False)
 
 RecipeOption = Annotated[
@@ -30,8 +30,19 @@ SetOption = Annotated[
 VariantsOption = Annotated[int, typer.Option(min=1, help="Number of backgrounds per image.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from augment import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def augment(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log.")] = False,
 ) -> None:
     """Background replacement as a dataset augmentation for PyTorch."""
@@ -44,7 +55,10 @@ def augment(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("augment-demo"),
 ) -> None:
-    """Run everything on real photographs, without downloads: make pictures, fill a cache, and train from it."""
+    """Run everything on real photographs, without downloads: make pictures, fill a cache, and train from it.
+
+    Example: `augment demo -o augment-demo`
+    """
     from augment.commands.demo import run
 
     out.print(run(output))
@@ -58,6 +72,9 @@ def prewarm(
     settings: SetOption = None,
     variants: VariantsOption = 1,
     workers: Annotated[int | None, typer.Option(min=0, help="Number of decoding processes and of threads.")] = None,
+    size_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How large the cache may grow, such as 10GB; none for no limit.")
+    ] = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Process only images that training looked for and did not find.")
     ] = False,
@@ -74,15 +91,17 @@ def prewarm(
 ) -> None:
     """Compute what the cache lacks for each image. It can be stopped at any time and run again.
 
-    Example: augment prewarm photos --cache photos-cache --variants 4
+    Example: `augment prewarm photos --cache photos-cache --variants 4`
     """
     from augment.prewarming import Interrupted
     from augment.prewarming import prewarm as run
+    from augment.store.cache import Cache
+    from augment.store.settings import parse_size
 
     try:
         report = run(
             images,
-            cache,
+            Cache(cache, size_limit=None if size_limit is None else parse_size(size_limit)),
             _recipe(recipe, settings),
             variants=variants,
             workers=workers,
@@ -97,7 +116,7 @@ def prewarm(
     out.print(str(report), markup=False)
     if report_file is not None:
         report.save(report_file)
-    if report.failures or not report.complete:
+    if report.failures or report.unfit or not report.complete:
         raise typer.Exit(1)
 
 
@@ -110,7 +129,10 @@ def run(
     variants: VariantsOption = 1,
     group: Annotated[str | None, typer.Option(help="The object's class, kept out of the background.")] = None,
 ) -> None:
-    """Run the chain on one image: write a picture of each step, and trace.json with the details."""
+    """Run the chain on one image: write a picture of each step, and trace.json with the details.
+
+    Example: `augment run photo.jpg -o out --recipe sd15 --set generate.steps=30`
+    """
     from augment.commands.run import run as run_one
 
     report = run_one(image, output, _recipe(recipe, settings), variants=variants, group=group)
@@ -128,7 +150,10 @@ def run(
 
 @app.command()
 def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None:
-    """Check whether this machine has everything that a recipe needs. The exit code is 1 if something is missing."""
+    """Check whether this machine has everything that a recipe needs. The exit code is 1 if something is missing.
+
+    Example: `augment doctor --recipe sd15`
+    """
     from augment.commands.doctor import examine, free_resources
 
     findings = examine(_recipe(recipe, settings))
@@ -149,8 +174,28 @@ def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None
 
 
 @app.command()
+def verify(
+    store: Annotated[Path, typer.Argument(help="The cache's folder.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Remove what is wrong.")] = False,
+) -> None:
+    """Check every entry, index and file of a cache. Exit code 1 if anything is wrong.
+
+    Example: augment verify photos-cache --repair
+    """
+    from augment.commands.verify import run
+
+    text, wrong = run(store, repair)
+    out.print(text, markup=False)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe with all settings.")] = None) -> None:
-    """List the built-in recipes, or print one as TOML as a starting point for your own."""
+    """List the built-in recipes, or print one as TOML as a starting point for your own.
+
+    Example: `augment recipes classic > mine.toml`
+    """
     from augment.recipe import Recipe, presets
 
     if name is not None:

@@ -98,3 +98,21 @@ def test_the_demo_runs_from_start_to_end(tmp_path):
             assert image.size == composite.size
         with PIL.Image.open(folder / "cutout.png") as cutout:
             assert cutout.mode == "RGBA"
+
+
+def test_the_version_is_the_packages():
+    import augment as package
+
+    assert augment("--version").stdout.strip() == package.__version__
+
+
+@pytest.mark.parametrize("command", ["demo", "prewarm", "run", "doctor", "recipes", "verify"])
+def test_every_help_has_an_example(command):
+    assert f"Example: augment {command}" in " ".join(augment(command, "--help").stdout.split())
+
+
+def test_prewarm_exits_with_one_if_nothing_is_complete_and_writes_its_report(tmp_path):
+    PIL.Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "flat.png")
+    done = augment("prewarm", tmp_path / "flat.png", "--cache", tmp_path / "cache", "--report", tmp_path / "r.csv")
+    assert done.returncode == 1
+    assert "flat.png" in (tmp_path / "r.csv").read_text()

@@ -51,7 +51,7 @@ def list_folder(folder: Path) -> Listing:
         found.groups.append(parts[0] if len(parts) > 1 else None)
     if not found.paths:
         others = f"; it holds {said(found.passed_over)}" if found.passed_over else ""
-        raise InputError(f"{folder}: no image in it or below it (by extension: .jpg, .png, …){others}")
+        raise InputError(f"{folder}: no images in it or its subfolders (by extension: .jpg, .png, …){others}")
     return found
 
 
