@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from augment.artifacts import STEP
-from augment.errors import InputError, ItemFailed
+from augment.errors import CacheFullError, InputError, ItemFailed
 from augment.recipe import Recipe, to_table
 from augment.stages.base import GROUP, IMAGE, SEED, VARIANT, Fact, Item, Kind, digest, given_by_kind
-from augment.stages.calling import Made, StageCall, Unit, Work, as_guards
+from augment.stages.calling import Made, StageCall, Unit, Work
 from augment.store.cache import Cache
 from augment.store.entries import Provenance
 from augment.store.reader import Reader, step_name
@@ -113,7 +113,6 @@ class Chain:
     def keep(self, kind: Kind[Any], made: Sequence[Made]) -> Outcome:
         """Store what a stage made."""
         outcome = Outcome()
-        stage = self.recipe.stages[kind.name]
         for one in made:
             work = one.unit.work
             outcome.rejected.update(one.rejected)
@@ -126,25 +125,32 @@ class Chain:
             except Exception as error:  # a result that its codec cannot take, such as an image of 70,000 pixels as JPEG
                 outcome.failed.append((work, f"it cannot be kept: {type(error).__name__}: {error}"))
                 continue
-            name = self.name(kind, work.item.key, work.variant)
-            for step, picture in one.pictures.items():
-                outcome.nbytes += self.cache.put(
-                    step_name(name, step), STEP.encode(picture, self.cache.image_format), {}
-                )
-            provenance: Provenance = {
-                **one.notes,
-                "pictures": list(one.pictures),
-                "inputs": one.unit.inputs,
-                "recipe": self.recipe.name,
-                "backend": stage.backend,
-                "version": stage.version,
-                "settings": to_table(stage),
-                "source": work.item.source,
-                "group": work.item.group,
-            }
-            outcome.nbytes += self.cache.put(name, data, provenance)
+            try:
+                outcome.nbytes += self._put(kind, one, data)
+            except CacheFullError as error:
+                outcome.failed.append((work, str(error)))
+                continue
             outcome.computed += 1
         return outcome
+
+    def _put(self, kind: Kind[Any], made: Made, data: bytes) -> int:
+        """Keep an artifact, and the pictures on the way to it; returns the bytes written."""
+        work, stage, nbytes = made.unit.work, self.recipe.stages[kind.name], 0
+        name = self.name(kind, work.item.key, work.variant)
+        for step, picture in made.pictures.items():
+            nbytes += self.cache.put(step_name(name, step), STEP.encode(picture, self.cache.image_format), {})
+        provenance: Provenance = {
+            **made.notes,
+            "pictures": list(made.pictures),
+            "inputs": made.unit.inputs,
+            "recipe": self.recipe.name,
+            "backend": stage.backend,
+            "version": stage.version,
+            "settings": to_table(stage),
+            "source": work.item.source,
+            "group": work.item.group,
+        }
+        return nbytes + self.cache.put(name, data, provenance)
 
     def run(self, kind: Kind[Any], batch: Sequence[Work]) -> Outcome:
         """Run one stage over a batch that lacks its artifact, and keep what it makes.
@@ -174,7 +180,7 @@ class Chain:
 
     @cached_property
     def _calls(self) -> dict[str, StageCall]:
-        judges = as_guards(list(self.recipe.judges.values()))
+        judges = tuple(self.recipe.judges.values())
         return {
             name: StageCall(stage, self.fingerprints[name], judges, self.recipe.retries)
             if stage.kind.drawn
@@ -190,7 +196,7 @@ class Chain:
 
     def _group(self, item: Item) -> str | None:
         """The item's group, or the one that its recipe's judges have for items without one."""
-        groups = [item.group, *(getattr(judge, GROUP.name, None) for judge in self.recipe.judges.values())]
+        groups = [item.group, *(judge.group for judge in self.recipe.judges.values())]
         return next((group for group in groups if group is not None), None)
 
     def _is_there(self, name: str, inputs: str | None) -> bool:

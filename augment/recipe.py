@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from augment.artifacts import BACKGROUND
 from augment.errors import RecipeError
 from augment.stages.base import Kind, Stage, given_by_kind
+from augment.stages.guard import Guard
 from augment.stages.kinds import BASES, KINDS, backend_names, base_class, find_backend
 from augment.store.records import Record
 
@@ -77,9 +78,9 @@ class Recipe:
         return {kind: stage for kind, stage in self.stages.items() if stage.kind.makes is not None}
 
     @property
-    def judges(self) -> dict[str, Stage]:
+    def judges(self) -> dict[str, Guard]:
         """The stages that judge what is drawn, by kind."""
-        return {kind: stage for kind, stage in self.stages.items() if stage.kind.makes is None}
+        return {kind: stage for kind, stage in self.stages.items() if isinstance(stage, Guard)}
 
     @property
     def all_stages(self) -> dict[str, Stage]:

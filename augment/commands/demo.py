@@ -76,7 +76,10 @@ def _write_pictures(path: Path, reader: Reader, folder: Path) -> Image:
     row = {"image": image}
     if matte is not None and not matte.unusable:
         PIL.Image.fromarray(cutout(image, matte)).save(folder / "cutout.png")
-        row |= {"cutout": _on_checks(image, matte), "plate": reader.get(PLATE, key)}
+        row["cutout"] = _on_checks(image, matte)
+        plate = reader.get(PLATE, key)
+        if plate is not None:
+            row["plate"] = plate
         for variant in range(VARIANTS):
             background = reader.get(BACKGROUND, key, variant)
             if background is not None:

@@ -112,7 +112,7 @@ def _write(image: Image, chain: Chain, folder: Path, variants: int) -> dict[str,
         for kind in chain.kinds:
             if kind.per_variant:
                 made = chain.cache.provenance(chain.name(kind, key, variant)) or {}
-                drawn = _drawn(made) if kind.drawn else {}
+                drawn = _drawn(made, chain.recipe) if kind.drawn else {}
                 if "seed" not in record:
                     record |= drawn
                 record[kind.name] = (_account(made) or {}) | drawn
@@ -126,9 +126,9 @@ def _account(provenance: Provenance | None) -> Provenance | None:
     return provenance and {name: provenance.get(name) for name in wanted}
 
 
-def _drawn(provenance: Provenance) -> Provenance:
-    """The part of an entry's provenance about seeds and rejected attempts; `guard` is what the guard looked for."""
-    wanted = ("prompt", "seed", "attempt", "rejected", "guard", "steps")
+def _drawn(provenance: Provenance, recipe: Recipe) -> Provenance:
+    """The part of an entry's provenance about seeds and rejected attempts, and what the judges looked for."""
+    wanted = ("prompt", "seed", "attempt", "rejected", "steps", *recipe.judges)
     return {name: provenance[name] for name in wanted if name in provenance}
 
 

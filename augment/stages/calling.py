@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import xxhash
 
@@ -193,8 +193,3 @@ def _call(stage: Stage, batch: Sequence[Mapping[str, Any]]) -> list[Any]:
     if len(results) != len(batch):
         raise InputError(f"{type(stage).__name__} returned {len(results)} artifacts for {len(batch)} items")
     return results
-
-
-def as_guards(judges: Sequence[Stage]) -> tuple[Guard, ...]:
-    """The judges of a recipe."""
-    return cast("tuple[Guard, ...]", tuple(judges))
