@@ -15,6 +15,8 @@ class ChatServer:
     answer, answers: what it says; `answers` are used up first, in the order in which questions arrive.
     statuses: HTTP statuses to reply with, used up before any answer; with `message` and `param` as OpenAI puts them.
     body: sent in place of a completion. delay: seconds before each reply.
+    models: what it lists; None: any model is listed. key: the one that it wants. refuses: maps a name in a request, or
+    "system", to the (status, JSON) that it is refused with. choice: laid over a completion's choice.
     requests, keys: the bodies that came, parsed, and their Authorization headers. most_at_once: requests in flight.
     """
 
@@ -24,6 +26,12 @@ class ChatServer:
         self.statuses: list[int] = []
         self.message, self.param = "broken on request", None
         self.body: bytes | None = None
+        self.models: list[str] | None = None
+        self.key: str | None = None
+        self.lists_to_anybody = False
+        self.refuses: dict[str, tuple[int, Any]] = {}
+        self.thinks_for = 0  # tokens that are thoughts, before an answer
+        self.choice: dict[str, Any] = {}
         self.delay = 0.0
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -34,7 +42,17 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.reply(200, b'{"object": "list", "data": []}')
+                if self.path != "/v1/models":
+                    self.reply(404, b"404 page not found")
+                elif not server.lists_to_anybody and not self.is_allowed():
+                    self.reply(401, server.error("Incorrect API key provided"))
+                else:
+                    names = ["words", "pictures", "m"] if server.models is None else server.models
+                    data = [{"id": name, "object": "model", "owned_by": "test"} for name in names]
+                    self.reply(200, json.dumps({"object": "list", "data": data}).encode())
+
+            def is_allowed(self) -> bool:
+                return server.key is None or self.headers["Authorization"] == f"Bearer {server.key}"
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -48,7 +66,18 @@ class ChatServer:
                 time.sleep(server.delay)
                 with server._lock:
                     server._at_once -= 1
-                self.reply(status, server.completion(answer) if status == 200 else server.error())
+                if self.path != "/v1/chat/completions":
+                    self.reply(404, b"404 page not found")
+                elif not self.is_allowed():
+                    self.reply(401, server.error(f"Incorrect API key provided: {self.headers['Authorization']}"))
+                elif server.models is not None and body["model"] not in server.models:
+                    self.reply(404, server.error(f"model {body['model']!r} not found"))
+                elif refused := server.refusal(body):
+                    self.reply(refused[0], json.dumps(refused[1]).encode())
+                elif status == 200 and body.get("max_tokens", 10**6) <= server.thinks_for:
+                    self.reply(200, server.completion("", "length"))
+                else:
+                    self.reply(status, server.completion(answer) if status == 200 else server.error())
 
             def reply(self, status: int, body: bytes) -> None:
                 try:
@@ -67,17 +96,22 @@ class ChatServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    def completion(self, answer: str) -> bytes:
+    def refusal(self, body: dict[str, Any]) -> tuple[int, Any] | None:
+        has_system = any(message["role"] == "system" for message in body["messages"])
+        names = [*body, *(["system"] if has_system else [])]
+        return next((self.refuses[name] for name in names if name in self.refuses), None)
+
+    def completion(self, answer: str, finish_reason: str = "stop") -> bytes:
         if self.body is not None:
             return self.body
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}
+        choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": answer}}
+        choice |= self.choice
         whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "test", "choices": [choice]}
         return json.dumps(whole).encode()
 
-    def error(self) -> bytes:
-        return json.dumps(
-            {"error": {"message": self.message, "param": self.param, "type": "test", "code": None}}
-        ).encode()
+    def error(self, message: str | None = None) -> bytes:
+        whole = {"message": message or self.message, "param": self.param, "type": "test", "code": None}
+        return json.dumps({"error": whole}).encode()
 
     def __enter__(self) -> ChatServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

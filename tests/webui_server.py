@@ -18,7 +18,8 @@ from augment.artifacts import decode_image, encode_image
 class WebUiServer:
     """`with WebUiServer() as server`: listens at `server.url` on an ephemeral port of 127.0.0.1.
 
-    checkpoints: what it has. auth: "user:password" that it wants. answer: what the language model says.
+    checkpoints, samplers, schedulers: what it has, the last two None for versions that list none.
+    auth: "user:password" that it wants. answer: what the language model says.
     statuses: HTTP statuses to reply with, used up before any image. body: sent in place of a reply. cut: send half.
     delay: seconds before each image. dies_after: images after which it is gone, its port closed; `start` revives it.
     requests: (path, parsed body) of what came. most_at_once: requests in flight.
@@ -26,6 +27,10 @@ class WebUiServer:
 
     def __init__(self) -> None:
         self.checkpoints = ["v1-5-pruned", "sd-v1-5-inpainting"]
+        self.known: list[dict[str, str]] = []  # checkpoints, as the server lists them
+        self.upscalers = ["None", "Lanczos", "R-ESRGAN 4x+"]
+        self.samplers: list[str] | None = ["DPM++ 2M", "Euler a", "Euler"]
+        self.schedulers: list[str] | None = ["Automatic", "Karras"]
         self.auth: str | None = None
         self.answer = "{}"
         self.statuses: list[int] = []
@@ -43,11 +48,24 @@ class WebUiServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                if self.path == "/sdapi/v1/sd-models":
-                    known = [{"title": f"{name}.ckpt [abc]", "model_name": name} for name in server.checkpoints]
-                    self.reply(200, known) if self.allowed() else self.reply(401, {"detail": "Incorrect password"})
+                if not self.allowed():
+                    self.reply(401, {"detail": "Incorrect password"})
+                elif self.path == "/sdapi/v1/sd-models":
+                    known = server.known or [
+                        {"title": f"{name}.ckpt [cc6cb27103]", "model_name": name, "hash": "cc6cb27103"}
+                        for name in server.checkpoints
+                    ]
+                    self.reply(200, known)
+                elif self.path == "/sdapi/v1/samplers" and server.samplers is not None:
+                    self.reply(200, [{"name": name, "aliases": [], "options": {}} for name in server.samplers])
+                elif self.path == "/sdapi/v1/schedulers" and server.schedulers is not None:
+                    self.reply(200, [{"name": name.lower(), "label": name} for name in server.schedulers])
+                elif self.path == "/sdapi/v1/upscalers":
+                    self.reply(200, [{"name": name} for name in server.upscalers])
+                elif self.path == "/sdapi/v1/latent-upscale-modes":
+                    self.reply(200, [{"name": "Latent"}, {"name": "Latent (antialiased)"}])
                 elif self.path == "/v1/models":
-                    self.reply(200, {"object": "list", "data": []})
+                    self.reply(200, {"object": "list", "data": [{"id": name} for name in ("words", "m", "llm")]})
                 else:
                     self.reply(404, {"detail": "Not Found"})
 

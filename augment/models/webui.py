@@ -5,27 +5,31 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from augment.artifacts import Image, Prompt, decode_image, encode_image
+from augment.artifacts import Image, Prompt, encode_image
 from augment.errors import CorruptEntry, ItemFailed, UnavailableError
-from augment.models.calling import PASSING, NoServer, PassingFault, pause_asked_for, with_retries
-from augment.models.weights import PROBE_SECONDS, check_libraries
-
-if TYPE_CHECKING:
-    import httpx
+from augment.models.calling import NoServer, with_retries
+from augment.models.http import MEGABYTE, Reply, Server, check_address
+from augment.models.pictures import decode_bounded
+from augment.models.weights import PROBE_SECONDS
 
 AUTH = "AUGMENT_WEBUI_AUTH"
 
 _MULTIPLE = 8  # WebUI works in latents of an eighth of the size
 _SEED_BITS = 0xFFFFFFFF  # WebUI draws its own seeds from 32 bits, and its NumPy and PyTorch take no larger ones
+_MOST_PIXELS = 8192 * 4096  # of an image in a reply
+_LARGEST_REPLY = 96 * MEGABYTE
+_HASH = re.compile(r"\s*\[[0-9a-fA-F]{6,64}\]\s*$")
+_EXTENSION = re.compile(r"\.(?:safetensors|ckpt|gguf|sft|pth|pt|bin)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class WebUiModel:
     steps: Annotated[int, Field(ge=1)] = 20
     guidance: Annotated[float, Field(ge=1)] = 7.0
     size: Annotated[int, Field(ge=64)] = 512
-    base_url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:7860"
+    base_url: str = "http://127.0.0.1:7860"
     timeout: Annotated[float, Field(gt=0)] = 300.0
     retries: Annotated[int, Field(ge=0)] = 3
     concurrency: Annotated[int, Field(ge=1)] = 2
@@ -62,41 +66,77 @@ class WebUiModel:
     def target(self) -> str:
         return self.base_url
 
-    def check(self) -> None:
-        """Raise UnavailableError, with the way out, if the server cannot be used or lacks the checkpoint."""
-        client = self._client
-        import httpx
+    def __post_init__(self) -> None:
+        check_address("base_url", self.base_url)
 
-        try:
-            reply = client.get("/sdapi/v1/sd-models", timeout=PROBE_SECONDS)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise UnavailableError(f"{self._unreachable(error)}; start it with --api, or correct base_url") from error
-        if reply.status_code in (401, 403):
-            raise UnavailableError(
-                f'{self.base_url} refuses the login (HTTP {reply.status_code}): set {AUTH} to "user:password", as in '
-                "its --api-auth"
-            )
-        if reply.status_code == 404:
+    def check(self) -> None:
+        """Raise UnavailableError, with the way out, if the server cannot be used, or lacks what the settings name.
+
+        WebUI uses what it has loaded instead of a checkpoint that it does not know, Forge "Automatic" instead of a
+        scheduler, and neither says so.
+        """
+        models = self._listed("sd-models")
+        if models is None:
             raise UnavailableError(
                 f"{self.base_url} has no WebUI API (HTTP 404): start WebUI with --api, or correct base_url"
             )
-        if reply.status_code != 200:
-            raise UnavailableError(f"{self.base_url}: HTTP {reply.status_code}: {_words(reply)}")
+        if self.checkpoint and not knows_checkpoint(models, self.checkpoint):
+            known = sorted(str(model.get("model_name") or model.get("title")) for model in models)
+            raise UnavailableError(
+                f"{self.base_url} has no checkpoint {self.checkpoint!r}; it has: {', '.join(known) or 'none'}"
+            )
+        schedulers = [name for one in self._listed("schedulers") or () for name in _names(one, "label", "name")]
+        samplers = [name for one in self._listed("samplers") or () for name in _names(one, "name")]
+        # "DPM++ 2M Karras" is a sampler with its scheduler, as older versions of WebUI had it.
+        plain = [self.sampler.removesuffix(f" {name}") for name in schedulers]
+        if samplers and not {self.sampler, *plain} & set(samplers):
+            raise UnavailableError(self._lacks("sampler", self.sampler, samplers))
+        if schedulers and self.scheduler not in schedulers:
+            raise UnavailableError(self._lacks("scheduler", self.scheduler, schedulers))
+
+    def check_upscaler(self, name: str) -> None:
+        """Raise UnavailableError if the server lists upscalers, and this is none of them."""
+        lists = [self._listed(what) for what in ("upscalers", "latent-upscale-modes")]
+        known = [one for listed in lists for model in listed or () for one in _names(model, "name")]
+        if lists[0] and name not in known:
+            raise UnavailableError(self._lacks("upscaler", name, known))
+
+    def _lacks(self, setting: str, name: str, known: Sequence[str]) -> str:
+        same = [one for one in known if _plain(one) == _plain(name)]
+        way_out = f"write {same[0]!r}" if same else f"it has: {', '.join(known)}"
+        return f"{self.base_url} has no {setting} {name!r}; {way_out}"
+
+    def _listed(self, what: str) -> list[dict[str, Any]] | None:
+        """What the server lists under that name; None if it has no such list. Raises UnavailableError."""
         try:
-            models = [dict(model) for model in reply.json()]
+            reply = self._server.get(f"/sdapi/v1/{what}", PROBE_SECONDS)
+        except NoServer as error:
+            raise UnavailableError(f"{error}; start it with --api, or correct base_url") from error
+        except ItemFailed as error:
+            raise UnavailableError(str(error)) from error
+        if reply.status in (401, 403):
+            raise UnavailableError(
+                f'{self.base_url} refuses the login (HTTP {reply.status}): set {AUTH} to "user:password", as in '
+                "its --api-auth"
+            )
+        if reply.status in (404, 405):
+            return None
+        if reply.status != 200:
+            raise UnavailableError(str(self._server.fault(reply)))
+        try:
+            return [dict(one) for one in reply.json()]
         except (ValueError, TypeError) as error:
-            raise UnavailableError(f"{self.base_url}: what answers there is not a WebUI; correct base_url") from error
-        # If WebUI does not know the name, it uses the checkpoint that it has loaded, and does not say so.
-        if self.checkpoint and self.checkpoint not in {str(name) for model in models for name in model.values()}:
-            known = ", ".join(sorted(str(model.get("model_name") or model.get("title")) for model in models))
-            raise UnavailableError(f"{self.base_url} has no checkpoint {self.checkpoint!r}; it has: {known or 'none'}")
+            why = f": it sent {error}" if reply.is_page else ""
+            raise UnavailableError(
+                f"{self.base_url}: what answers there is not a WebUI{why}; correct base_url"
+            ) from error
 
     def unload(self) -> None:
         """Close the connections; the next request opens new ones."""
-        client = self.__dict__.pop("_client", None)
+        server = self.__dict__.pop("_server", None)
         self.__dict__.pop("_down", None)
-        if client is not None:
-            client.close()
+        if server is not None:
+            server.close()
 
     def image(self, endpoint: str, prompt: Prompt, like: Image, seed: int, **payload: Any) -> Image:
         """The image that "txt2img" or "img2img" makes of the prompt, `(H, W, 3)` uint8 RGB, in the aspect of `like`.
@@ -124,9 +164,11 @@ class WebUiModel:
         try:
             (data, *_) = reply.json()["images"]
             # Some servers put "data:image/png;base64," before it.
-            return decode_image(base64.b64decode(data.rpartition(",")[2], validate=True))
+            return decode_bounded(base64.b64decode(data.rpartition(",")[2], validate=True), _MOST_PIXELS)
         except (ValueError, TypeError, KeyError, AttributeError, binascii.Error, CorruptEntry) as error:
-            raise ItemFailed(f"{self.base_url}: {endpoint}: its reply holds no image: {_words(reply)}") from error
+            raise ItemFailed(
+                f"{self.base_url}: {endpoint}: its reply holds no image: {_short(error, reply)}"
+            ) from error
 
     def _working_size(self, image: Image) -> tuple[int, int]:
         """Height and width to work at: the image's aspect, the area of `size`²."""
@@ -135,53 +177,38 @@ class WebUiModel:
         rows, columns = (np.maximum(1, np.round(ideal / _MULTIPLE)) * _MULTIPLE).astype(int).tolist()
         return rows, columns
 
-    def _post(self, path: str, payload: Mapping[str, Any]) -> httpx.Response:
-        client = self._client
-        import httpx
-
-        try:
-            reply = client.post(path, json=payload)
-        except httpx.ReadTimeout as error:
-            # The server is still at it: asking again would only put more work in its queue.
-            raise ItemFailed(f"{self.base_url}: no image in {self.timeout:g} s; raise timeout") from error
-        except httpx.ConnectError as error:
-            raise NoServer(self._unreachable(error)) from error
-        except httpx.TransportError as error:
-            raise PassingFault(self._unreachable(error)) from error
-        if reply.status_code == 200:
+    def _post(self, path: str, payload: Mapping[str, Any]) -> Reply:
+        reply = self._server.post(path, payload, self.timeout, _LARGEST_REPLY)
+        if reply.status == 200:
             return reply
-        said = f"{self.base_url}: HTTP {reply.status_code}: {_words(reply)}"
-        if reply.status_code in PASSING:
-            raise PassingFault(said, pause_asked_for(reply.headers.get("Retry-After")))
-        raise ItemFailed(said)
+        raise self._server.fault(reply)
 
     @cached_property
-    def _client(self) -> httpx.Client:
-        check_libraries(["httpx", "tenacity"])
-        import httpx
-
-        login = os.environ.get(AUTH)
-        if login is not None and ":" not in login:
+    def _server(self) -> Server:
+        login = os.environ.get(AUTH, "").strip()
+        if login and ":" not in login:
             raise UnavailableError(f'{AUTH}: it must read "user:password", and has no colon')
-        user, _, password = (login or "").partition(":")
-        auth = httpx.BasicAuth(user, password) if login else None
-        limits = httpx.Limits(max_connections=self.concurrency + 1)
-        try:
-            return httpx.Client(base_url=self.base_url, auth=auth, timeout=self.timeout, limits=limits)
-        except httpx.InvalidURL as error:
-            raise UnavailableError(f"base_url: {self.base_url!r} is not an address: {error}") from error
+        if not login.isprintable():
+            raise UnavailableError(f"{AUTH}: it holds a character that no login has, such as a line break inside")
+        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+        return Server(self.base_url, headers, self.concurrency)
 
     @cached_property
     def _down(self) -> threading.Event:
         """Set while nothing answers there; see `with_retries`."""
         return threading.Event()
 
-    def _unreachable(self, error: Exception) -> str:
-        import httpx
 
-        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.DecodingError):
-            return f"{self.base_url}: it broke off its reply ({error})"
-        return f"{self.base_url}: no server answers there ({error or type(error).__name__})"
+def knows_checkpoint(models: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether WebUI's list of checkpoints has one that WebUI takes for this name: its title ("sd/v1-5.safetensors
+    [6ce0161689]"), model name or hash, or the title or file name without hash, folder or extension."""
+    known: set[str] = set()
+    for model in models:
+        file = _HASH.sub("", str(model.get("title") or ""))
+        base = re.split(r"[/\\]", file)[-1]
+        known |= {file, base, _EXTENSION.sub("", file), _EXTENSION.sub("", base)}
+        known |= set(_names(model, "title", "model_name", "hash", "sha256", "filename"))
+    return name in known or _HASH.sub("", name) in known
 
 
 def to_base64(image: Image) -> str:
@@ -189,13 +216,14 @@ def to_base64(image: Image) -> str:
     return base64.b64encode(encode_image(image, "png")).decode()
 
 
-def _words(reply: httpx.Response) -> str:
-    """What a reply says, in at most one line."""
-    try:
-        content = reply.json()
-    except ValueError:
-        content = reply.text
-    if isinstance(content, dict):
-        # {"error": kind, "errors": text} for faults inside the server, {"detail": text} for wrong requests.
-        content = content.get("errors") or content.get("detail") or content.get("error") or content
-    return " ".join(str(content).split())[:200] or "an empty reply"
+def _names(listed: Mapping[str, Any], *fields: str) -> list[str]:
+    return [str(listed[field]) for field in fields if listed.get(field)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower().replace("+", "p"))
+
+
+def _short(error: Exception, reply: Reply) -> str:
+    """Why there is no image, or what there is instead."""
+    return str(error) if isinstance(error, CorruptEntry) else reply.words

@@ -6,6 +6,7 @@ import math
 import re
 
 from augment.errors import ItemFailed
+from augment.models.answers import words_of
 
 TOKEN_LIMIT = 75  # CLIP's text encoder takes 77 tokens, of which two mark the beginning and the end
 _LONGEST = 2000  # characters of an answer worth reading: some ten times what the text encoder takes
@@ -28,7 +29,6 @@ _PLURALS = {
 _SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
 
 _TYPOGRAPHY = str.maketrans("\u2018\u2019\u201c\u201d\u00ab\u00bb\u2013\u2014\u00a0", '\'\'""""-- ')
-THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 _CHAT_MARKS = re.compile(r"<\|[^|>]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", re.IGNORECASE)
 _LINKS = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKDOWN = re.compile(r"^\s*(?:#{1,6}\s+|>\s?|`{3}\w*\s*$)|\*+(?=\S)|(?<=\S)\*+|`+|(?<!\w)_+|_+(?!\w)", re.MULTILINE)
@@ -36,8 +36,8 @@ _LIST_ITEM = re.compile(r"^\s*(?:[-*+\u2022]|\(?\d{1,2}[.):])\s+")
 _PREAMBLE = re.compile(
     r"^\s*(?:(?:sure|certainly|of course|okay|ok|absolutely|great|alright|yes)(?: thing)?[,.!:]+\s*)?"
     r"(?:(?:here(?:'s| is| are)|this is|below is|the following is)\b[^.:\n]{0,80}:\s*)?"
-    r"(?:(?:(?:refined|background|image|scene|final|text) )*"
-    r"(?:prompt|description|background|scene|output|answer|response|assistant|setting)\s*:\s*)?",
+    r"(?:(?:(?:refined|background|image|photo|scene|final|text|short|the) )*"
+    r"(?:prompt|caption|description|background|scene|output|answer|response|assistant|setting)\s*:\s*)?",
     re.IGNORECASE,
 )
 _SHOWS = re.compile(
@@ -87,12 +87,12 @@ def clean_answer(answer: str, group: str | None = None, limit: int = TOKEN_LIMIT
     """A language model's answer as one prompt of at most `limit` CLIP tokens, without the object's class; None if
     nothing usable is left.
 
-    Taken away: thoughts, chat and Markdown marks, list marks (of a list of long items, all but the first item),
-    preambles such as "Sure, here is …:", quotes around all of it, refusals and remarks to the user, repetitions, a last
+    Taken away: thoughts, JSON and other wrappings (see `words_of`), chat and Markdown marks, list marks (of a list of
+    long items, all but the first item), preambles such as "Sure, here is …:", quotes around all of it, refusals and remarks to the user, repetitions, a last
     sentence that broke off, and each sentence that names the class. If every sentence names it, the clauses that do
     not may stay.
     """
-    text = _CHAT_MARKS.sub(" ", THOUGHTS.sub(" ", answer))[:_LONGEST].translate(_TYPOGRAPHY)
+    text = _CHAT_MARKS.sub(" ", words_of(answer))[:_LONGEST].translate(_TYPOGRAPHY)
     text = _one_paragraph(_MARKDOWN.sub("", _LINKS.sub(r"\1", text)))
     text = _LAST_PART.sub("", _unquoted(_PREAMBLE.sub("", _unquoted(_PREAMBLE.sub("", text, count=1)), count=1)))
     text = _WORD_LOOP.sub(r"\1", _PHRASE_LOOP.sub(r"\1", re.sub(r"\s+", " ", text))).strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import time
 
@@ -13,12 +15,13 @@ import augment.models.calling
 from augment import Cache
 from augment.artifacts import Prompt
 from augment.cli import app
-from augment.errors import ItemFailed, UnavailableError
+from augment.errors import ItemFailed, RecipeError, UnavailableError
 from augment.models.webui import AUTH
 from augment.stages.enrich.inpainters.webui import WebUi as Inpainter
 from augment.stages.generate.webui import HiresFix, WebUi
 from augment.testing.pictures import scene, write_folder
 from tests import enriching, simple
+from tests.models.test_http import png_header
 from tests.webui_server import WebUiServer, img2img
 
 PROMPT = Prompt("a beach", "people")
@@ -127,6 +130,64 @@ def test_a_checkpoint_that_the_server_lacks_is_named_with_those_it_has(server):
         WebUi(base_url=server.url, checkpoint="sdxl").check()
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "sd/v1-5.ckpt [cc6cb27103]",
+        "sd/v1-5.ckpt",
+        "sd/v1-5",
+        "v1-5.ckpt [cc6cb27103]",
+        "v1-5.ckpt",
+        "v1-5",
+        "v1-5 [cc6cb27103]",
+        "cc6cb27103",
+        "sd_v1-5",
+        None,
+    ],
+)
+def test_a_checkpoint_may_be_named_in_every_form_that_webui_takes(server, form):
+    server.checkpoints = ["sd/v1-5"]
+    server.known = [{"title": "sd/v1-5.ckpt [cc6cb27103]", "model_name": "sd_v1-5", "hash": "cc6cb27103"}]
+    WebUi(base_url=server.url, checkpoint=form).check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sampler": "DPM++ 9M"}, "has no sampler 'DPM++ 9M'; it has: DPM++ 2M, Euler a, Euler"),
+        ({"sampler": "euler_a"}, "has no sampler 'euler_a'; write 'Euler a'"),
+        ({"scheduler": "Exponential"}, "has no scheduler 'Exponential'; it has: Automatic"),
+        ({"hires": HiresFix(upscaler="4x-None")}, "has no upscaler '4x-None'; it has: "),
+    ],
+)
+def test_names_that_the_server_lacks_are_said_before_any_work(server, settings, words):
+    # Forge would silently take "Automatic" for a scheduler.
+    with pytest.raises(UnavailableError, match=re.escape(words)):
+        WebUi(base_url=server.url, **settings).check()
+
+
+def test_names_of_older_versions_and_servers_that_list_none_are_taken(server):
+    WebUi(base_url=server.url, sampler="DPM++ 2M Karras", scheduler="karras").check()
+    WebUi(base_url=server.url, hires=HiresFix()).check()
+    server.samplers = server.schedulers = None
+    WebUi(base_url=server.url, sampler="any", scheduler="any").check()
+
+
+def test_a_picture_that_would_fill_the_memory_is_not_decoded(server):
+    bomb = png_header(2**20, 2**20)
+    server.body = json.dumps({"images": [base64.b64encode(bomb).decode()]}).encode()
+    assert "more than 34 megapixels; not decoded" in failure(server)
+
+
+def test_a_login_with_a_line_break_works_and_one_in_the_address_is_refused(server, monkeypatch):
+    server.auth = "me:secret:word"
+    monkeypatch.setenv(AUTH, "me:secret:word\n")
+    WebUi(base_url=server.url).check()
+    with pytest.raises(RecipeError, match="base_url: it holds a user name or password") as caught:
+        WebUi(base_url=server.url.replace("//", "//me:secret:word@"))
+    assert "secret" not in str(caught.value)
+
+
 def test_a_wrong_address_is_said_before_any_work(server):
     with pytest.raises(UnavailableError, match=r"has no WebUI API \(HTTP 404\): start WebUI with --api"):
         WebUi(base_url=f"{server.url}/wrong").check()
@@ -184,7 +245,7 @@ def test_a_reply_that_is_not_an_image_is_said(server, body):
 
 def test_a_slow_server_fails_the_item_and_is_not_asked_again(server):
     server.delay = 1.0
-    assert "no image in 0.2 s" in failure(server, timeout=0.2, retries=3)
+    assert "no whole answer in 0.2 s" in failure(server, timeout=0.2, retries=3)
     assert len(server.requests) == 1
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from augment.artifacts import Prompt
+from augment.models.answers import records, text_of, without_thoughts
 from augment.models.chat import Message
-from augment.stages.text import THOUGHTS, TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
+from augment.stages.text import TOKEN_LIMIT, class_pattern, class_words, clean_answer, clip_tokens, cut
 
 _SYSTEM = (
     "You write prompts for an image generator that repaints single objects of a picture. You are given the picture's "
@@ -17,7 +18,6 @@ _SYSTEM = (
     "its value describes that one object in at most 20 words, so that it fits the picture{object}."
 )
 _NAMING = ("label", "object", "name", "key")  # if a model answers with a list of records instead of one object
-_DESCRIBING = ("prompt", "sub-prompt", "sub_prompt", "subprompt", "description", "text")
 # A string's key and value: what is left of JSON that is cut off, or has commas and quotes in the wrong places.
 _PAIR = re.compile(
     r"""(?P<q>["'])(?P<key>[^"'{}\n]{1,60})(?P=q)\s*:\s*(?P<v>["'])(?P<value>.+?)"""
@@ -44,7 +44,7 @@ def subprompts(answer: str, names: Sequence[str], labels: Sequence[str], group: 
     object, prose is enough. A value for a bare label serves all of its objects; a list serves them in order. A
     sub-prompt that names the object's class is not used.
     """
-    answer = THOUGHTS.sub(" ", answer)
+    answer = without_thoughts(answer)
     values = _values(answer)
     if not values and len(names) == 1:  # plain prose can only be about the one object
         values = {_plain(names[0]): answer}
@@ -52,10 +52,10 @@ def subprompts(answer: str, names: Sequence[str], labels: Sequence[str], group: 
     for n, (name, label) in enumerate(zip(names, labels, strict=True)):
         value = _value_for(name, label, values)
         if isinstance(value, list):
-            texts = [text for text in map(_text, value) if text]
+            texts = [text for text in map(text_of, value) if text]
             nth = list(labels[:n]).count(label)
             value = texts[nth] if nth < len(texts) else None
-        found.append(_usable(_text(value), label, group))
+        found.append(_usable(text_of(value), label, group))
     return found
 
 
@@ -84,33 +84,12 @@ def _usable(text: str | None, label: str, group: str | None) -> str | None:
 def _values(answer: str) -> dict[str, Any]:
     """What each key in the answer stands for; whole JSON counts for more than what merely looks like a pair."""
     found = {match["key"]: match["value"] for match in _PAIR.finditer(answer)}
-    for record in _records(answer):
+    for record in records(answer):
         named = next((record[key] for key in _NAMING if isinstance(record.get(key), str)), None)
         if named is not None:
             found[named] = {key: value for key, value in record.items() if value != named}
         found |= record
     return {_plain(key): value for key, value in found.items()}
-
-
-def _records(answer: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object in the text, each before those inside it."""
-    decoder = json.JSONDecoder(strict=False)  # models put line breaks into strings
-    start = answer.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(answer, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            yield from _nested(value)
-        start = answer.find("{", end)
-
-
-def _nested(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _nested(inner)
 
 
 def _value_for(name: str, label: str, values: dict[str, Any]) -> Any:
@@ -122,15 +101,6 @@ def _value_for(name: str, label: str, values: dict[str, Any]) -> Any:
             return value
     # One object, and the model has numbered it all the same.
     return values.get(f"{_plain(label)} 1") if name == label else None
-
-
-def _text(value: Any) -> str | None:
-    """The words of a value: itself, or what it holds, of which a "prompt" or "description" is enough."""
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, dict):
-        value = [value[key] for key in _DESCRIBING if key in value][:1] or list(value.values())
-    return ", ".join(filter(None, map(_text, value))) or None if isinstance(value, list) else None
 
 
 def _plain(key: str) -> str:

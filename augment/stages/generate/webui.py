@@ -41,6 +41,11 @@ class WebUi(WebUiModel, Generator):
 
     hires: HiresFix | None = None
 
+    def check(self) -> None:
+        super().check()
+        if self.hires is not None:
+            self.check_upscaler(self.hires.upscaler)
+
     def __call__(
         self, *, prompts: Sequence[Prompt], plates: Sequence[Image], seeds: Sequence[int], **_: Any
     ) -> list[Image | ItemFailed]:
