@@ -25,6 +25,7 @@ from augment.errors import InputError
 from augment.imaging.pillow import exif_orientation, oriented
 from augment.keys import Window, image_key, to_rgb
 from augment.prewarming import samples
+from augment.prewarming.boxes import boxes_of
 from augment.prewarming.folders import Listing, groups_by_path, list_folder, read_table
 from augment.prewarming.report import Failure
 from augment.stages.base import Item
@@ -109,7 +110,8 @@ class Samples(Source):
     """A map-style Dataset whose items are an image, start with one, or are a dict with one image.
 
     A `tv_tensors.Mask` anywhere in the item, or a "masks"/"mask" entry of a dict, is the item's own mask. Its class is
-    found through Subset and ConcatDataset, too (see `augment.prewarming.samples`).
+    found through Subset and ConcatDataset, too (see `augment.prewarming.samples`), and its boxes as
+    `augment.prewarming.boxes` says.
     """
 
     def __init__(
@@ -125,7 +127,8 @@ class Samples(Source):
         pixels = to_rgb(samples.image_of(sample), self.window)
         if group is None:
             group = samples.group_of(self.dataset, index, sample)
-        yield _item(pixels, self.names[index], group, samples.mask_of(sample, pixels.shape[:2]))
+        size = pixels.shape[:2]
+        yield _item(pixels, self.names[index], group, samples.mask_of(sample, size), boxes_of(sample, size))
 
 
 @dataclass(frozen=True)
@@ -223,8 +226,14 @@ def _as_paths(images: Any) -> list[Path] | None:
     return [Path(value) for value in values] if all(isinstance(value, str | Path) for value in values) else None
 
 
-def _item(pixels: Image, source: str, group: str | None, mask: NDArray[np.uint8] | None = None) -> Item:
-    return Item(pixels, image_key(pixels), source, group, mask)
+def _item(
+    pixels: Image,
+    source: str,
+    group: str | None,
+    mask: NDArray[np.uint8] | None = None,
+    boxes: NDArray[np.float64] | None = None,
+) -> Item:
+    return Item(pixels, image_key(pixels), source, group, mask, boxes)
 
 
 def _note(item: Item) -> str | None:

@@ -26,7 +26,8 @@ class Item:
     """One image on its way through the chain: its pixels, its key, and what its dataset says about it.
 
     `image` is `(H, W, 3)` uint8 RGB, None where no stage at hand needs it. `source` is the image's path, if it has
-    one, `group` its class, `mask` the dataset's own `(H, W)` mask (non-zero is object). `reads` maps the name of a kind
+    one, `group` its class, `mask` the dataset's own `(H, W)` mask (non-zero is object), `boxes` its labelled objects,
+    `(n, 4)` float64 left, top, right, bottom in pixels, with n > 0. `reads` maps the name of a kind
     to a digest of what its stage reads besides the pixels (see `Stage.reads`); None: not computed yet.
     """
 
@@ -35,6 +36,7 @@ class Item:
     source: str | None = None
     group: str | None = None
     mask: NDArray[np.uint8] | None = None
+    boxes: NDArray[np.float64] | None = None
     reads: Mapping[str, str] | None = None
 
 
@@ -54,6 +56,7 @@ IMAGE = Fact("image")
 SOURCE = Fact("source")
 GROUP = Fact("group", decides=True)
 MASK = Fact("mask", decides=True)
+BOXES = Fact("boxes", decides=True)
 VARIANT = Fact("variant")
 SEED = Fact("seed")  # 63 bits; the same for all variants of an image, unless the kind is drawn
 RESULT = Fact("result")  # what a stage has just drawn, for those that judge it

@@ -12,18 +12,23 @@ from numpy.typing import NDArray
 from augment.artifacts import MATTE, Image, Matte
 from augment.errors import ItemFailed
 from augment.imaging.composite import with_edge_colors
-from augment.stages.base import IMAGE, MASK, SOURCE, Kind, Stage
+from augment.stages.base import BOXES, IMAGE, MASK, SOURCE, Kind, Stage
 
 
 class Remover(Stage):
     """Base class of removers."""
 
-    kind: ClassVar[Kind[Matte]] = Kind("remove", makes=MATTE, needs={"images": IMAGE, "masks": MASK, "sources": SOURCE})
+    kind: ClassVar[Kind[Matte]] = Kind(
+        "remove", makes=MATTE, needs={"images": IMAGE, "masks": MASK, "boxes": BOXES, "sources": SOURCE}
+    )
     backends: ClassVar[Mapping[str, str]] = {
         "grabcut": "augment.stages.remove.grabcut:GrabCut",
         "masks": "augment.stages.remove.masks:Masks",
         "rembg": "augment.stages.remove.rembg:Rembg",
         "mask-rcnn": "augment.stages.remove.mask_rcnn:MaskRcnn",
+        "onnx": "augment.stages.remove.onnx:Onnx",
+        "consensus": "augment.stages.remove.consensus:Consensus",
+        "sam2": "augment.stages.remove.sam2:Sam2",
     }
 
     @abstractmethod
@@ -32,11 +37,13 @@ class Remover(Stage):
         *,
         images: Sequence[Image],
         masks: Sequence[NDArray[np.uint8] | None],
+        boxes: Sequence[NDArray[np.float64] | None],
         sources: Sequence[str | None],
     ) -> Sequence[Matte | ItemFailed]:
         """`(H, W, 3)` uint8 RGB images to their mattes, each of its image's size.
 
-        `masks` are the dataset's own, `(H, W)`, non-zero is object; `sources` are the images' paths.
+        `masks` are the dataset's own, `(H, W)`, non-zero is object; `boxes` are those of the labelled objects, `(n, 4)`
+        left, top, right, bottom in pixels; `sources` are the images' paths.
         """
 
     def finish(self, result: Any, given: Mapping[str, Any]) -> Matte:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from augment.artifacts import Alpha, Image, Matte
+from augment.artifacts import Image, Matte
+from augment.imaging.edges import find_edge
 from augment.stages.remove import Remover
+from augment.stages.remove.boxes import cut_boxes
 
 # OpenCV's types only say that a result is an array.
 _Map: TypeAlias = NDArray[Any]  # (H, W) or (H, W, C) float32
@@ -42,7 +44,11 @@ class GrabCut(Remover):
     what it shows. Five seedings give five cuts, of which the one that looks most like an object is taken. Its
     confidence is the estimated chance that it overlaps the true matte by 0.7 or more (intersection over union).
 
-    - `size`: the image's longer side, in pixels, at which the object is found; its edge is then found at full size.
+    If an item has boxes, the matte is the union of the objects in them, whatever else stands out, as in the paper. The
+    confidence is how far the least certain one fills its box: the IoU of the box with the bounds of what was found.
+
+    - `size`: the longer side, in pixels, of the image or of a box with its surroundings, at which the object is found;
+      its edge is then found at full size.
     - `doubt`: a matte whose confidence, 0 to 1, is below it is marked unusable.
     """
 
@@ -52,18 +58,24 @@ class GrabCut(Remover):
     size: Annotated[int, Field(ge=64)] = 160
     doubt: Annotated[float, Field(ge=0, le=1)] = 0.75
 
-    def __call__(self, *, images: Sequence[Image], **_: Any) -> list[Matte]:
-        return [self._matte(image) for image in images]
+    def __call__(
+        self, *, images: Sequence[Image], boxes: Sequence[NDArray[np.float64] | None] | None = None, **_: Any
+    ) -> list[Matte]:
+        boxes = [None] * len(images) if boxes is None else boxes
+        return [self._matte(image, of_image) for image, of_image in zip(images, boxes, strict=True)]
 
-    def _matte(self, image: Image) -> Matte:
+    def _matte(self, image: Image, boxes: NDArray[np.float64] | None) -> Matte:
         height, width = image.shape[:2]
         if min(height, width) < _SMALLEST:
             small = f"doubtful: an image of {height}x{width} pixels is too small, it needs {_SMALLEST} a side"
             return Matte.from_full(np.zeros((height, width), np.uint8), 0.0, small)
-        scale = min(1.0, self.size / max(height, width))
-        shape = max(_SMALLEST, round(width * scale)), max(_SMALLEST, round(height * scale))
-        mask, confidence = find_object(cv2.resize(image, shape, interpolation=cv2.INTER_AREA))
-        alpha = find_edge(image, mask)
+        if boxes is not None and len(boxes):
+            alpha, confidence = cut_boxes(image, boxes, self.size)
+        else:
+            scale = min(1.0, self.size / max(height, width))
+            shape = max(_SMALLEST, round(width * scale)), max(_SMALLEST, round(height * scale))
+            mask, confidence = find_object(cv2.resize(image, shape, interpolation=cv2.INTER_AREA))
+            alpha = find_edge(image, mask)
         doubtful = confidence < self.doubt and alpha.any()
         reason = f"doubtful: confidence {confidence:.2f}, below {self.doubt:g}" if doubtful else None
         return Matte.from_full(alpha, confidence, reason)
@@ -74,51 +86,6 @@ def find_object(image: Image) -> tuple[_Mask, float]:
     cuts = _cuts(image)
     odds = [_log_odds(measures) for measures in _measure(image, cuts)]
     return _fill_holes(cuts[int(np.argmax(odds))]), float(1 / (1 + np.exp(-max(odds))))
-
-
-def find_edge(image: Image, mask: _Mask) -> Alpha:
-    """`(H, W)` uint8 alpha of the image from a mask at a smaller size.
-
-    In a band along the mask's edge, a pixel's alpha is where its color lies between the mean colors of the object and
-    of the background nearby; if these are alike, it follows the mask.
-    """
-    height, width = image.shape[:2]
-    zoom = max(height / mask.shape[0], width / mask.shape[1])
-    reach = 1 + round(1.5 * zoom)  # the mask's edge is off by a pixel or so of its own
-    soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    left, top, box_width, box_height = cv2.boundingRect((soft > 0).astype(np.uint8))
-    rows = slice(max(0, top - 4 * reach), top + box_height + 4 * reach)
-    columns = slice(max(0, left - 4 * reach), left + box_width + 4 * reach)
-    alpha = np.zeros((height, width), np.uint8)
-    if mask.any():
-        alpha[rows, columns] = _edge_alpha(image[rows, columns].astype(np.float32), soft[rows, columns], reach)
-    return alpha
-
-
-def _edge_alpha(image: _Map, soft: _Map, reach: int) -> Alpha:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    solid = (soft > 0.5).astype(np.uint8)
-    # Beyond the picture nothing is known: without these borders an object cut off by it would be eroded there.
-    inner = cv2.erode(solid, kernel, borderType=cv2.BORDER_REPLICATE)
-    outer = 1 - cv2.dilate(solid, kernel, borderType=cv2.BORDER_REPLICATE)
-    window = (4 * reach + 1, 4 * reach + 1)
-
-    def mean_color(where: NDArray[Any]) -> tuple[_Map, _Map]:
-        weight = cv2.boxFilter(where.astype(np.float32), -1, window)
-        color = cv2.boxFilter(image * where[..., None], -1, window)
-        return color / np.maximum(weight, 1e-6)[..., None], weight
-
-    (object_color, near_object), (ground_color, near_ground) = mean_color(inner), mean_color(outer)
-    axis = object_color - ground_color
-    length = (axis * axis).sum(-1)
-    place = ((image - ground_color) * axis).sum(-1) / np.maximum(length, 1)
-    trust = length / (length + 40.0**2) * ((near_object > 1e-4) & (near_ground > 1e-4))
-    guess = cv2.boxFilter(soft, -1, (2 * (reach // 2) + 1,) * 2)
-    alpha = trust * np.clip(place * 1.4 - 0.2, 0, 1) + (1 - trust) * guess
-    # Texture makes single pixels look like the other side; the median takes them out and keeps the edge.
-    edge: Alpha = cv2.medianBlur((alpha * 255).round().astype(np.uint8), 5)
-    edge[inner > 0], edge[outer > 0] = 255, 0
-    return edge
 
 
 def _cuts(image: Image) -> list[_Mask]:
