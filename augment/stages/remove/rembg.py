@@ -12,6 +12,7 @@ from pydantic import Field
 
 from augment.artifacts import Image, Matte
 from augment.models.rembg import AlphaMatting, Network, RembgWeights, count_threads, pick_providers, refine_edge
+from augment.models.saliency import FLAT, doubt_reason
 from augment.models.weights import check_libraries
 from augment.stages.remove import Remover
 
@@ -67,9 +68,8 @@ class Rembg(Remover):
     def _matte(self, network: Network, image: Image) -> Matte:
         alpha, confidence = network.predict(image)
         if confidence is None:
-            return Matte.from_full(alpha, 0.0, "flat: the network predicts the same everywhere")
-        if confidence < self.doubt:
-            reason = f"doubtful: confidence {confidence:.2f} is below {self.doubt:.2f}"
+            return Matte.from_full(alpha, 0.0, FLAT)
+        if reason := doubt_reason(confidence, self.doubt):
             return Matte.from_full(alpha, confidence, reason)
         if self.alpha_matting:
             return refine_edge(image, alpha, confidence, self.alpha_matting)
