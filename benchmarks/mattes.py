@@ -1,18 +1,19 @@
 """How good each remover's mattes are, compared with the true mattes of stamps over wallpapers.
 
-`python -m benchmarks mattes` prints the intersection over union with the true matte and the error along the true edge,
-for all mattes and for the kept ones (those that the remover did not mark unusable). It also writes a picture of each
-remover's worst cases.
+`python -m benchmarks mattes` prints the intersection over union (IoU) with the true matte, for all mattes and for the
+kept ones (those that the remover did not mark unusable), and how good the edges of the kept ones are: the error along
+the true edge, how much background has leaked into the matte's rim, and how much of the object's rim is missing. It also
+writes a picture of each remover's worst cases.
 """
 
 from __future__ import annotations
 
 import json as jsonlib
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -21,49 +22,61 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from augment.artifacts import Matte
+from augment.artifacts import Alpha, Image, Matte
 from augment.errors import ItemFailed
 from augment.stages.remove import Remover
+from augment.stages.remove.consensus import Consensus
 from augment.stages.remove.grabcut import GrabCut
 from augment.stages.remove.mask_rcnn import MaskRcnn
+from augment.stages.remove.onnx import Onnx
 from augment.stages.remove.rembg import Rembg
 from augment.testing import parts
 from augment.testing.scenes import Scene, scenes
 
 SEED = 505  # GrabCut's confidence and its threshold were not chosen on these scenes
-_EDGE = 4  # pixels on either side of the true edge, over which the error is averaged
+_EDGE = 4  # pixels: an edge reaches as far to both sides of its middle, and a rim as far inwards
 _POOR = 0.6  # below this overlap, a matte shows something else
 _WORST = 8  # cases in the picture
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a matte: `overlap` is the intersection over union at half alpha, `edge_error` the mean alpha error,
-    0 to 1."""
+    """The score of a matte, each number from 0 to 1.
+
+    `overlap` is the intersection over union at half alpha, `edge_error` the mean alpha error along the true edge.
+    `leak` is the share of true background in the matte's own rim, `missing` the share of the true rim that the matte
+    lacks. A rim is what an alpha holds of the pixels near its edge, and weighs them by alpha.
+    """
 
     scene: str
     overlap: float
     edge_error: float
+    leak: float
+    missing: float
     confidence: float
     accepted: bool
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A summary of several mattes: their number, median overlap, share of poor ones, and mean edge error."""
+    """A summary of several mattes: their number, median overlap, share of poor ones, and the means of what is said of
+    their edges."""
 
     count: int
     median_overlap: float
     poor: float
     edge_error: float
+    leak: float
+    missing: float
 
     @classmethod
     def of(cls, scores: Sequence[Score]) -> Summary:
-        overlaps = np.array([score.overlap for score in scores])
         if not scores:
-            return cls(0, float("nan"), float("nan"), float("nan"))
-        errors = float(np.mean([score.edge_error for score in scores]))
-        return cls(len(scores), float(np.median(overlaps)), float((overlaps < _POOR).mean()), errors)
+            return cls(0, *[float("nan")] * 5)
+        overlaps = np.array([score.overlap for score in scores])
+        edges = np.array([(score.edge_error, score.leak, score.missing) for score in scores])
+        poor = float((overlaps < _POOR).mean())
+        return cls(len(scores), float(np.median(overlaps)), poor, *edges.mean(0).tolist())
 
 
 @dataclass(frozen=True)
@@ -91,12 +104,14 @@ def main(
     console = Console()
     count = 20 if quick else 120
     made = list(scenes(count, seed=seed))
-    results = []
-    for name, remover in removers(console, mask_rcnn):
-        result, mattes = run(name, remover, made)
-        results.append(result)
-        out.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(out / f"mattes-{name}.png"), worst_cases(result, made, mattes)[..., ::-1])
+    found = {name: run(name, remover, made) for name, remover in removers(console, mask_rcnn)}
+    for name in ("u2netp", "isnet"):
+        if name in found:
+            found[f"{name}+grabcut"] = agreeing(f"{name}+grabcut", found[name], found["grabcut"], made)
+    results = [result for result, _ in found.values()]
+    out.mkdir(parents=True, exist_ok=True)
+    for result, mattes in found.values():
+        cv2.imwrite(str(out / f"mattes-{result.remover}.png"), worst_cases(result, made, mattes)[..., ::-1])
     console.print(table(results, seed))
     console.print(f"worst cases: {out}/mattes-*.png")
     if json:
@@ -104,13 +119,39 @@ def main(
         json.write_text(jsonlib.dumps([asdict(result) for result in results], indent=1))
 
 
+@dataclass(frozen=True)
+class _Made(Remover):
+    """Gives mattes that were made before."""
+
+    backend: ClassVar[str] = "made"
+
+    mattes: tuple[Matte, ...]
+
+    def __call__(self, *, images: Sequence[Image], **_: Any) -> list[Matte]:
+        return list(self.mattes)
+
+
+def agreeing(
+    name: str, first: tuple[Result, list[Matte]], second: tuple[Result, list[Matte]], made: Sequence[Scene]
+) -> tuple[Result, list[Matte]]:
+    """The consensus of two removers whose mattes are there already; its time is the sum of theirs."""
+    both = Consensus(first=_Made(tuple(first[1])), second=_Made(tuple(second[1])))
+    result, mattes = _scored(name, both(images=[scene.image for scene in made]), made)
+    return replace(result, seconds=first[0].seconds + second[0].seconds), mattes
+
+
 def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str, Any]]:
     """The available removers by name; the console says which are not available, and why."""
     found: list[tuple[str, Remover]] = [("grabcut", GrabCut())]
-    try:
-        found.append(("rembg-isnet", Rembg(model=str(parts.isnet()))))
-    except parts.PartMissing as missing:
-        console.print(f"rembg-isnet left out: {missing}", markup=False)
+    networks: list[tuple[str, Callable[[], Remover]]] = [
+        ("u2netp", lambda: Onnx(model=str(parts.u2netp()))),
+        ("isnet", lambda: Rembg(model=str(parts.isnet()))),
+    ]
+    for name, network in networks:
+        try:
+            found.append((name, network()))
+        except parts.PartMissing as missing:
+            console.print(f"{name} left out: {missing}", markup=False)
     if mask_rcnn:
         found.append(("mask-rcnn", MaskRcnn(model=str(mask_rcnn))))
     return found
@@ -118,18 +159,23 @@ def removers(console: Console, mask_rcnn: Path | None = None) -> list[tuple[str,
 
 def run(name: str, remover: Remover, made: Sequence[Scene]) -> tuple[Result, list[Matte]]:
     """Call the remover on one scene at a time and score its mattes; a failed item counts as an empty matte."""
-    images = [scene.image for scene in made]
-    remover(images=images[:1], masks=[None], sources=[None])  # loads the model
+    nothing: dict[str, list[None]] = {"masks": [None], "sources": [None], "boxes": [None]}
+    remover(images=[made[0].image], **nothing)  # loads the model
     start = time.perf_counter()
-    artifacts = [remover(images=[image], masks=[None], sources=[None])[0] for image in images]
-    seconds = (time.perf_counter() - start) / len(images)
+    artifacts = [remover(images=[scene.image], **nothing)[0] for scene in made]
+    seconds = (time.perf_counter() - start) / len(made)
+    result, mattes = _scored(name, artifacts, made)
+    return replace(result, seconds=seconds), mattes
+
+
+def _scored(name: str, artifacts: Sequence[Matte | ItemFailed], made: Sequence[Scene]) -> tuple[Result, list[Matte]]:
     mattes = [
         Matte.from_full(np.zeros(scene.alpha.shape, np.uint8), 0.0) if isinstance(artifact, ItemFailed) else artifact
         for artifact, scene in zip(artifacts, made, strict=True)
     ]
     scores = [score(matte, scene) for matte, scene in zip(mattes, made, strict=True)]
     accepted = [one for one in scores if one.accepted]
-    return Result(name, Summary.of(scores), Summary.of(accepted), seconds, scores), mattes
+    return Result(name, Summary.of(scores), Summary.of(accepted), 0.0, scores), mattes
 
 
 def score(matte: Matte, scene: Scene) -> Score:
@@ -140,7 +186,21 @@ def score(matte: Matte, scene: Scene) -> Score:
     error = np.abs(alpha[edge].astype(np.float32) - scene.alpha[edge]).mean() / 255
     overlap = (found & true).sum() / max(1, (found | true).sum())
     name = f"{scene.name} in {scene.place}"
-    return Score(name, float(overlap), float(error), matte.confidence, matte.unusable is None)
+    lost = _outside(_rim(alpha), scene.alpha), _outside(_rim(scene.alpha), alpha)
+    return Score(name, float(overlap), float(error), *lost, matte.confidence, matte.unusable is None)
+
+
+def _rim(alpha: Alpha) -> Alpha:
+    """The alpha of the pixels near its edge, 0 elsewhere. Where the picture cuts the object off there is no edge."""
+    solid = (alpha >= 128).astype(np.uint8)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _EDGE + 1,) * 2)
+    near = (cv2.dilate(solid, kernel) > 0) & (cv2.erode(solid, kernel) == 0)
+    return np.where(near, alpha, 0)
+
+
+def _outside(rim: Alpha, alpha: Alpha) -> float:
+    """The share of the rim that goes beyond the alpha."""
+    return float(cv2.subtract(rim, alpha).sum(dtype=np.int64) / max(1, rim.sum(dtype=np.int64)))
 
 
 def table(results: Sequence[Result], seed: int) -> Table:
@@ -149,18 +209,24 @@ def table(results: Sequence[Result], seed: int) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
         title=f"{count} scenes of seed {seed}: all mattes, then the kept ones",
-        caption=f"IoU: median; poor: share below {_POOR}; edge: mean alpha error within {_EDGE} pixels of the edge",
+        caption=f"IoU: median; poor: share below {_POOR}; edge: mean alpha error at the true edge; leak: background\n"
+        f"in the matte's rim; lost: the object's rim that the matte lacks (all within {_EDGE} pixels of the edge)",
     )
     drawn.add_column("remover", no_wrap=True)
-    for column in ("IoU", "poor", "edge", "kept", "IoU", "poor", "edge", "s/image"):
+    for column in ("IoU", "poor", "kept", "IoU", "poor", "edge", "leak", "lost", "s/image"):
         drawn.add_column(column, justify="right", no_wrap=True)
     for result in results:
         every, accepted = result.every, result.accepted
         drawn.add_row(
             result.remover,
-            *_cells(every),
+            f"{every.median_overlap:.3f}",
+            f"{every.poor:.1%}",
             f"{accepted.count / every.count:.0%}",
-            *_cells(accepted),
+            f"{accepted.median_overlap:.3f}",
+            f"{accepted.poor:.1%}",
+            f"{accepted.edge_error:.3f}",
+            f"{accepted.leak:.1%}",
+            f"{accepted.missing:.1%}",
             f"{result.seconds:.2f}",
         )
     return drawn
@@ -179,10 +245,6 @@ def worst_cases(result: Result, made: Sequence[Scene], mattes: Sequence[Matte]) 
         cv2.putText(row, label, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
         rows.append(row)
     return np.vstack(rows)
-
-
-def _cells(summary: Summary) -> tuple[str, str, str]:
-    return f"{summary.median_overlap:.3f}", f"{summary.poor:.1%}", f"{summary.edge_error:.3f}"
 
 
 def _on_green(image: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
