@@ -22,6 +22,17 @@ _PATHS = [str(Path(__file__).parents[1]), str(_PLUGIN), os.environ.get("PYTHONPA
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of tests/faults to run."""
+    parser.addoption("--faults", choices=["short", "long"], default="short", help="how many faults to try")
+
+
+@pytest.fixture(scope="session")
+def tries(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How many faults to try: the first number, or the second one with --faults=long."""
+    return lambda short, long: long if request.config.getoption("--faults") == "long" else short
+
+
 @pytest.fixture(autouse=True)
 def _no_calls_so_far() -> None:
     """Each test counts the calls of simple stages from 0."""
@@ -54,6 +65,12 @@ def wallpapers() -> Path:
 def isnet() -> Path:
     """The ISNet ONNX file."""
     return _real(parts.isnet)
+
+
+@pytest.fixture(scope="session")
+def u2netp() -> Path:
+    """The U²-Netp ONNX file."""
+    return _real(parts.u2netp)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,15 @@ from filelock import FileLock
 from augment.artifacts import BACKGROUND, MATTE, ImageCodec, ImageFormat
 from augment.errors import CacheFullError, CorruptEntry, StoreError
 from augment.store.entries import Provenance, entry_name, seal
-from augment.store.eviction import Keeping, make_room, parts_of, used
+from augment.store.eviction import Keeping, checkpoint, make_room, parts_of, rows, used
 from augment.store.files import read_text, set_aside, write_atomically
 from augment.store.misses import Misses
-from augment.store.paths import PathIndex
+from augment.store.paths import PATHS_FILE, PathIndex
 from augment.store.pool import MAX_VARIANTS, PoolEntry, PoolIndex
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
 from augment.store.settings import SETTINGS_FILE, load_or_create
-from augment.store.shard import DamagedShardError, Shard, Shards
+from augment.store.shard import DamagedShardError, Row, Shard, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +105,21 @@ class Cache(Store):
                 self.report_damage(f"entries/{shard.folder.name}", error)
         return found
 
+    def rows(self) -> Iterable[Row]:
+        """Every entry's name, time and size, of the shards that can be read."""
+        return rows(self._open())
+
+    def shards(self) -> list[Shard]:
+        """Its shards, for checking them."""
+        return self._open().all
+
     def nbytes(self) -> int:
         """Bytes on disk: values, SQLite's databases and their logs."""
         return used(self._open())
+
+    def checkpoint(self) -> None:
+        """Move what SQLite's logs hold to the databases, so that `nbytes` is the same from run to run."""
+        checkpoint(self._open())
 
     def mend(self) -> None:
         """Set damaged shards aside, and remove files that no entry has; says what was done."""
@@ -160,7 +173,7 @@ class Cache(Store):
     def add_record(self, record: Record) -> None:
         """Note that the cache is being filled with a recipe, as the latest one; keeps the larger number of variants."""
         path = self.directory / "recipes" / f"{record.background}.json"
-        with self._lock():
+        with self._updating():
             before = self._read_record(path)
             variants = max(record.variants, before.variants if before else 0)
             write_atomically(path, replace(record, variants=variants, updated=time.time()).to_json().encode())
@@ -176,10 +189,14 @@ class Cache(Store):
                 self.report_damage(path.name, error)
             return PoolIndex.of(self._gather(record))
 
+    def has_pool(self, record: Record) -> bool:
+        """Whether there is an index of that pool, and it need not be gathered."""
+        return self._pool_path(record).is_file()
+
     def add_to_pool(self, record: Record, entries: Mapping[str, PoolEntry]) -> None:
         """Put images, by key, into the index of that recipe."""
         path = self._pool_path(record)
-        with self._lock():
+        with self._updating():
             held = self.pool(record).entries()
             for key, entry in entries.items():
                 before = held[key].variants if key in held else 0
@@ -194,10 +211,15 @@ class Cache(Store):
             self.report_damage(self._paths.file.name, error)
             return []
 
+    def merge_paths(self, other: Path) -> None:
+        """Take over what another index of paths notes. Raises CorruptEntry if that one is damaged."""
+        with self._lock():
+            self._paths.merge(other)
+
     def add_paths(self, paths: Iterable[tuple[str, str]]) -> None:
         """Note which key the image at a path has: pairs of both. A damaged index is set aside, and said."""
         pairs = list(paths)
-        with self._lock():
+        with self._updating():
             try:
                 self._paths.add(pairs)
             except CorruptEntry as error:
@@ -254,7 +276,7 @@ class Cache(Store):
         self._shards: Shards | None = None
         self._pid = 0
         self._reported = set()
-        self._paths = PathIndex(self.directory / "pools" / "paths.index")
+        self._paths = PathIndex(self.directory / PATHS_FILE)
         self._misses: dict[str, Misses] = {}
         self._evicting = threading.Lock()
 
@@ -289,11 +311,20 @@ class Cache(Store):
             raise StoreError(f"cannot write to the cache {self.directory}: {error}") from error
 
     def _make(self, shard: Shard) -> None:
-        if self._is_gone():
-            raise StoreError(f"the cache {self.directory} is gone: its {SETTINGS_FILE} is not there any more")
-        with self._lock():
+        with self._updating():
             shard.close()
             shard.create()
+
+    @contextmanager
+    def _updating(self) -> Iterator[None]:
+        """Around a change of an index: one process at a time. Raises StoreError."""
+        if self._is_gone():
+            raise StoreError(f"the cache {self.directory} is gone: its {SETTINGS_FILE} is not there any more")
+        try:
+            with self._lock():
+                yield
+        except OSError as error:
+            raise StoreError(f"cannot write to the cache {self.directory}: {error}") from error
 
     def _is_gone(self) -> bool:
         return not os.path.lexists(self.directory / SETTINGS_FILE)
@@ -301,9 +332,10 @@ class Cache(Store):
     def _read(self, name: str) -> bytes | memoryview | None:
         try:
             return self._open().get(name)
-        except FileNotFoundError as error:  # not stored yet, just evicted, or the whole cache was deleted
-            if self._is_gone():
-                self.report_damage(SETTINGS_FILE, error)
+        except FileNotFoundError:  # not stored yet, just evicted, or the whole cache was deleted
+            if self._is_gone() and SETTINGS_FILE not in self._reported:
+                self._reported.add(SETTINGS_FILE)
+                logger.warning("%s is gone: its folder was deleted, and every image counts as missing", self)
             return None
         except DamagedShardError as error:
             self.report_damage(f"entries/{error.shard.folder.name}", error)

@@ -26,8 +26,9 @@ class Keeping(Protocol):
     def has_given_up(self, key: str) -> bool:
         """Whether an image is to be left out because it does not fit."""
 
-    def give_up(self) -> Iterable[str]:
-        """The entries of an image that is left out from now on; none if every image is complete."""
+    def give_up(self, own: str) -> Iterable[str]:
+        """The entries of an image that is left out from now on; none if every image but `own` is complete, whose
+        entry is the one that does not fit."""
 
 
 @dataclass
@@ -60,6 +61,13 @@ def used(shards: Shards) -> int:
     return total
 
 
+def checkpoint(shards: Shards) -> None:
+    """Empty the write-ahead logs into the databases."""
+    for shard in shards.all:
+        with suppress(OSError, sqlite3.Error, CorruptEntry):
+            shard.checkpoint()
+
+
 def rows(shards: Shards) -> Iterable[Row]:
     """Every entry of the shards that can be read."""
     for shard in shards.all:
@@ -80,7 +88,7 @@ def make_room(shards: Shards, limit: int, own: str, keeping: Keeping | None) -> 
         if _settled(shards) <= limit * _TARGET:
             return True
     while _settled(shards) > limit:
-        names = list(keeping.give_up()) if keeping is not None else []
+        names = list(keeping.give_up(own)) if keeping is not None else []
         if not names:
             return False
         evict(shards, names)
@@ -104,8 +112,5 @@ def _evictable(shards: Shards, own: str, keeping: Keeping | None) -> Iterable[Im
 
 
 def _settled(shards: Shards) -> int:
-    """Bytes on disk after the write-ahead logs were emptied."""
-    for shard in shards.all:
-        with suppress(OSError, sqlite3.Error, CorruptEntry):
-            shard.checkpoint()
+    checkpoint(shards)
     return used(shards)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from augment.errors import CorruptEntry
 from augment.store.files import open_regular, write_atomically
 
+PATHS_FILE = "pools/paths.index"  # in a store's folder
+
 _MAGIC = b"AUGPATH2"
 _HEADER = struct.Struct("<8sQ")  # magic, xxh3-64 of the records
 _RECORD = np.dtype([("path", "<u8"), ("key", "V16")])
@@ -42,7 +44,13 @@ class PathIndex:
 
     def add(self, paths: Iterable[tuple[str, str]]) -> None:
         """Add pairs of a path and a key; the file is replaced at once and whole."""
-        added = np.array([(_hash(path), bytes.fromhex(key)) for path, key in paths], _RECORD)
+        self._write(np.array([(_hash(path), bytes.fromhex(key)) for path, key in paths], _RECORD))
+
+    def merge(self, other: Path) -> None:
+        """Add everything that another index file holds. Raises CorruptEntry."""
+        self._write(_read(other))
+
+    def _write(self, added: NDArray[Any]) -> None:
         records = np.unique(np.concatenate([_read(self.file), added]).view(_SORTABLE))
         data = records.tobytes()
         self._records = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -47,8 +48,9 @@ def load_or_create(folder: Path, size_limit: float | None, codec: str | None, qu
     """
     path = folder / SETTINGS_FILE
     for name in FOLDERS:
-        if (folder / name).is_symlink():
-            raise StoreError(f"{folder / name} is a link, and a cache holds none: remove it")
+        inner = folder / name
+        if os.path.lexists(inner) and (inner.is_symlink() or not inner.is_dir()):
+            raise StoreError(f"{inner} is a link or a file where a cache has a folder: remove it")
     before = read(path)
     if before is None:
         others = [other.name for other in folder.iterdir() if other.name != ".lock"]

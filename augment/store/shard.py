@@ -194,6 +194,15 @@ class Shard:
         if found != [("ok",)]:
             raise DamagedShardError(self, "; ".join(str(row[0]) for row in found))
 
+    def strangers(self, remove: bool) -> int:
+        """How many rows are nothing that `set` writes: other keys than text, pickles, names of files elsewhere."""
+        stranger = "raw IS NOT 1 OR TYPEOF(key) IS NOT 'text' OR expire_time IS NOT NULL OR mode NOT IN (1, 2)"
+        with self._transaction() as connection:
+            (count,) = connection.execute(f"SELECT COUNT(*) FROM Cache WHERE {stranger}").fetchone()
+            if remove:
+                connection.execute(f"DELETE FROM Cache WHERE {stranger}")
+        return int(count)
+
     def orphans(self, remove: bool) -> list[Path]:
         """Files below the folder that no entry has: left by a kill or a full disk, or put there by others."""
         found = []
