@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -131,12 +131,17 @@ def _soft(alpha: Alpha) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The refined caption with its negative prompt; `origin` says who wrote it, where that is not plain from the
-    recipe."""
+    """The refined caption with its negative prompt.
+
+    `origin` says who wrote it, if the recipe alone does not. `domain` is the kind of picture. `grade` holds fields of
+    `imaging.light.Grade`: how its light changes a picture without a model; None if that is for the text to say.
+    """
 
     text: str
     negative: str = ""
     origin: str = ""
+    domain: str = ""
+    grade: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def avoiding(self, names: tuple[str, ...]) -> Prompt:
         """The prompt with those names first in its negative prompt, unless they are in it already."""
@@ -145,7 +150,7 @@ class Prompt:
         return replace(self, negative=", ".join(filter(None, [*new, self.negative])))
 
     def to_bytes(self) -> bytes:
-        return json.dumps({"text": self.text, "negative": self.negative, "origin": self.origin}).encode()
+        return json.dumps(vars(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Prompt:
@@ -155,6 +160,8 @@ class Prompt:
             prompt = cls(**fields)
             if not all(isinstance(text, str) for text in (prompt.text, prompt.negative, prompt.origin)):
                 raise ValueError("a field is not text")
+            if not (isinstance(prompt.domain, str) and isinstance(prompt.grade, dict | None)):
+                raise ValueError("its domain or its grade is of a wrong type")
             return prompt
         except (ValueError, TypeError, RecursionError) as error:
             raise CorruptEntry(f"not a prompt: {error}") from error
@@ -240,6 +247,7 @@ class Artifact(Generic[T]):
         encode: to bytes; the format is the store's for backgrounds.
         decode: from bytes, without a copy if possible; raises CorruptEntry.
         verdict: why it must not be used, and nothing be made from it; None if it may.
+        remark: what a report should count about it, worded for several of them; None is nothing.
         note: what the provenance of an artifact that was made from it says of it, as JSON; None is nothing.
     """
 
@@ -248,6 +256,7 @@ class Artifact(Generic[T]):
     decode: Callable[..., T]
     verdict: Callable[[T], str | None] = lambda _: None
     note: Callable[[T], Any] = lambda _: None
+    remark: Callable[[T], str | None] = lambda _: None
 
 
 def _decode_text(data: bytes | memoryview) -> str:
@@ -258,13 +267,22 @@ def _decode_text(data: bytes | memoryview) -> str:
 
 
 def _note_prompt(prompt: Prompt) -> dict[str, str]:
-    return {"prompt": prompt.text, "negative": prompt.negative, "origin": prompt.origin}
+    domain = {"domain": prompt.domain} if prompt.domain else {}
+    return {"prompt": prompt.text, "negative": prompt.negative, "origin": prompt.origin} | domain
+
+
+def _remark_prompt(prompt: Prompt) -> str | None:
+    """Says that the refiner had nothing better than a template's prompt, and why."""
+    replaced = prompt.origin.startswith("template (") and prompt.origin.endswith(")")
+    return f"prompts are the template's: {prompt.origin[len('template (') : -1]}" if replaced else None
 
 
 MATTE = Artifact("matte", lambda matte, _: matte.to_bytes(), Matte.from_bytes, verdict=lambda matte: matte.unusable)
 PLATE = Artifact("plate", lambda plate, _: encode_image(plate, "jpeg", _PLATE_QUALITY), decode_image)
 CAPTION = Artifact("caption", lambda caption, _: caption.encode(), _decode_text, note=str)
-PROMPT = Artifact("prompt", lambda prompt, _: prompt.to_bytes(), Prompt.from_bytes, note=_note_prompt)
+PROMPT = Artifact(
+    "prompt", lambda prompt, _: prompt.to_bytes(), Prompt.from_bytes, note=_note_prompt, remark=_remark_prompt
+)
 BACKGROUND = Artifact("background", lambda image, form: encode_image(image, form.codec, form.quality), decode_image)
 STEP = Artifact("step", PLATE.encode, decode_image)  # an image on the way to a background
 ARTIFACTS: dict[str, Artifact[Any]] = {a.name: a for a in (MATTE, PLATE, CAPTION, PROMPT, BACKGROUND, STEP)}

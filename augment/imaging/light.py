@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import cv2
@@ -17,6 +18,9 @@ Kind = Literal["any", "outdoor", "indoor"]
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
 _REACH = 0.65  # share of the way, in stops, to the light's own brightness: a dark wood stays darker than snow
 _MAX_STOPS = (-1.8, 0.9)  # brightening reveals noise and JPEG blocks sooner than darkening
+# Optical densities in red, green and blue of hematoxylin, eosin and DAB (Ruifrok and Johnston 2001), each of length 1.
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_STAINS = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Grade:
     haze: share of airlight at the top of the image, 0 to 1; less towards the bottom, which is usually nearer.
     air: sRGB color of that airlight.
     side, pool: share of light lost at the far side, or away from a spot, 0 to 1.
+    stain: factors on the density of hematoxylin, eosin and DAB; unstained white stays white.
+    blur: standard deviation of a Gaussian blur, as a share of the image's diagonal.
+    noise: standard deviation of the noise added, in gray levels of 255; the same in all channels.
     """
 
     brightness: float | None = None
@@ -44,6 +51,9 @@ class Grade:
     air: tuple[int, int, int] = (220, 224, 228)
     side: float = 0.0
     pool: float = 0.0
+    stain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    blur: float = 0.0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,6 @@ LIGHTS: tuple[Light, ...] = (
     ),
 )
 
-_PATTERNS = {light.name: re.compile(rf"\b(?:{light.words})\b", re.IGNORECASE) for light in LIGHTS}
 _KINDS_OF_LIGHT = "|".join(light.words for light in LIGHTS)
 _ADJECTIVES = (
     "low|soft|clear|warm|cool|cold|even|pale|pink|dark|thin|faint|dim|bright|light|thick|drifting|golden|late|early"
@@ -176,10 +185,14 @@ _CLAUSE = re.compile(
 )
 
 
-def find_lights(text: str) -> list[Light]:
-    """The lights that a text names, in order of appearance."""
-    found = [(match.start(), light) for light in LIGHTS if (match := _PATTERNS[light.name].search(text))]
+def find_lights(text: str, lights: Sequence[Light] = LIGHTS) -> list[Light]:
+    """Those of the lights that a text names, in order of appearance."""
+    found = [(match.start(), light) for light in lights if (match := _pattern(light).search(text))]
     return [light for _, light in sorted(found, key=lambda pair: pair[0])]
+
+
+def _pattern(light: Light) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w)(?:{light.words})(?!\w)", re.IGNORECASE)
 
 
 def without_lights(text: str) -> str:
@@ -187,21 +200,38 @@ def without_lights(text: str) -> str:
     return re.sub(r"\s+([,.;])|\s{2,}", lambda match: match[1] or " ", _CLAUSE.sub(" ", text)).strip(" ,")
 
 
-def relight(image: Image, text: str, seed: int) -> Image:
+def relight(image: Image, text: str, seed: int, grade: Grade | None = None) -> Image:
     """The `(H, W, 3)` uint8 RGB image in the lights that `text` names. The seed sets their direction and strength.
 
     Several lights are averaged. If the text names none, exposure and color change slightly, so that two backgrounds
-    made from one image still differ. Exposure and contrast clip nothing. The result is dithered by half a level, which
-    avoids banding in smooth skies.
+    made from one image still differ. With `grade` the text is not read, and the image changes in the way of that grade
+    and, slightly, in exposure. An image in shades of gray stays one. Exposure and contrast clip nothing. The result is
+    dithered by half a level, which avoids banding in smooth skies.
     """
     rng = np.random.default_rng(seed)
-    lights = find_lights(text)
-    if lights:
+    lights = find_lights(text) if grade is None else []
+    if grade is not None:
+        grade = _scaled(grade, float(rng.uniform(0.85, 1.1)))
+        grade = replace(grade, stops=grade.stops + float(rng.uniform(-0.08, 0.08)))
+    elif lights:
         grade = _scaled(_average([light.grade for light in lights]), float(rng.uniform(0.85, 1.1)))
     else:
         stops, warmth, tint, contrast = rng.uniform(-1, 1, 4) * (0.25, 0.18, 0.08, 0.06)
         grade = Grade(stops=stops, warmth=warmth, tint=tint, contrast=contrast, saturation=rng.uniform(0.94, 1.06))
-    return _apply(image, grade, rng)
+    return _apply(image, _without_color(grade) if is_gray(image) else grade, rng)
+
+
+def is_gray(image: Image) -> bool:
+    """Whether an `(H, W, 3)` uint8 RGB image has shades of gray only, but for what JPEG does to them."""
+    small = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST) if image.size > 250_000 else image
+    red, green, blue = cv2.split(small)
+    apart = cv2.max(cv2.absdiff(red, green), cv2.absdiff(green, blue))
+    return float((apart > 3).mean()) < 0.001
+
+
+def _without_color(grade: Grade) -> Grade:
+    air = round(float(np.array(grade.air) @ _LUMA))
+    return replace(grade, warmth=0.0, tint=0.0, saturation=1.0, air=(air, air, air), stain=(1.0, 1.0, 1.0))
 
 
 def _average(grades: list[Grade]) -> Grade:
@@ -215,27 +245,43 @@ def _average(grades: list[Grade]) -> Grade:
 
 
 def _scaled(grade: Grade, strength: float) -> Grade:
-    values = {name: getattr(grade, name) * strength for name in ("warmth", "tint", "contrast", "haze", "side", "pool")}
-    return Grade(brightness=grade.brightness, saturation=grade.saturation, air=grade.air, **values)
+    names = ("stops", "warmth", "tint", "contrast", "haze", "side", "pool", "blur", "noise")
+    hematoxylin, eosin, dab = (1 + (factor - 1) * strength for factor in grade.stain)
+    return replace(grade, **{name: getattr(grade, name) * strength for name in names}, stain=(hematoxylin, eosin, dab))
 
 
 def _apply(image: Image, grade: Grade, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
+    if grade.stain != (1.0, 1.0, 1.0):
+        image = _restained(image, grade.stain)
     small = cv2.resize(image, (min(width, 64), min(height, 64)), interpolation=cv2.INTER_AREA)
     mean = float((small.reshape(-1, 3).mean(axis=0) / 255) @ _LUMA)
     # One table per channel covers everything that depends on the pixel's own value; the rest is linear in its output.
     coded = cv2.LUT(image, _curves(grade, mean))
     keep = grade.saturation
-    planes = cv2.split(cv2.transform(coded, keep * np.eye(3) + (1 - keep) * np.tile(_LUMA, (3, 1))))
+    coded = cv2.transform(coded, keep * np.eye(3) + (1 - keep) * np.tile(_LUMA, (3, 1)))
     haze = _haze(grade, height)[:, None]
     gain = _falloff(grade, height, width, rng) * (1 - haze)
+    if grade.blur:
+        coded = cv2.GaussianBlur(coded, (0, 0), grade.blur * float(np.hypot(height, width)))
     dither = rng.random((height, width), np.float32) - np.float32(0.5)
+    if grade.noise:
+        dither += np.float32(grade.noise) * rng.standard_normal((height, width), np.float32)
     lit = []
-    for plane, air in zip(planes, grade.air, strict=True):
+    for plane, air in zip(cv2.split(coded), grade.air, strict=True):
         added = dither + haze * np.float32(air)
         # Rounds, and clips values that the saturation matrix pushed out of range.
         lit.append(cv2.add(np.multiply(plane, gain), added, dtype=cv2.CV_8U))
     return np.asarray(cv2.merge(lit), np.uint8)
+
+
+def _restained(image: Image, factors: tuple[float, float, float]) -> Image:
+    """Separates the stains by their optical densities (Ruifrok and Johnston 2001), and joins them in other shares."""
+    density = cv2.LUT(image, -np.log((np.arange(256, dtype=np.float32) + 1) / 256)[None])
+    amounts = np.maximum(cv2.transform(density, np.linalg.inv(_STAINS).T), 0)
+    # What the three stains cannot explain stays as it is.
+    change = cv2.transform(amounts, _STAINS.T * (np.array(factors) - 1))
+    return np.asarray(np.clip(256 * np.exp(-(density + change)) - 0.5, 0, 255), np.uint8)
 
 
 def _curves(grade: Grade, mean: float) -> NDArray[np.float32]:
