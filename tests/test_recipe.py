@@ -122,10 +122,11 @@ def test_a_raised_version_changes_the_fingerprint(monkeypatch):
 # What the backgrounds of each preset are stored under. Another value makes every store out there a miss: change it
 # knowingly, by a stage's `version`.
 PINNED = {
-    "classic": "8b0afd5bc9c699ef",
-    "sd-turbo": "2280941e16c3bf1b",
-    "sd15": "0d7f979cfd643065",
-    "webui": "02fd4b1fd130f8bf",
+    "classic": "4dbf2a901e6318a6",
+    "light": "221d30bc0b5f6a93",
+    "sd-turbo": "79af3a92b33cfd05",
+    "sd15": "205008f61752d975",
+    "webui": "6d26d81fd21bfb1d",
 }
 
 

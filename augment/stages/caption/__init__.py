@@ -19,6 +19,7 @@ class Captioner(Stage):
     kind: ClassVar[Kind[str]] = Kind("caption", makes=CAPTION, needs={"plates": Inpainter.kind})
     backends: ClassVar[Mapping[str, str]] = {
         "measured": "augment.stages.caption.measured:Measured",
+        "fixed": "augment.stages.caption.fixed:Fixed",
         "transformers": "augment.stages.caption.transformers:Transformers",
         "openai": "augment.stages.caption.openai:OpenAi",
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from augment.artifacts import Image
 from augment.stages.caption import Captioner
+from augment.stages.caption.instruments import marks
 
 # sRGB values of everyday color names, after the centroids of the ISCC-NBS color names (NBS Circular 553).
 _COLORS: dict[str, tuple[int, int, int]] = {
@@ -55,6 +56,7 @@ class Measured(Captioner):
 
     backend: ClassVar[str] = "measured"
     parallel: ClassVar[bool] = True
+    version: ClassVar[int] = 2  # says what only instruments show
 
     def __call__(self, *, plates: Sequence[Image], **_: Any) -> list[str]:
         """`(H, W, 3)` uint8 RGB plates to one sentence each."""
@@ -62,7 +64,8 @@ class Measured(Captioner):
 
 
 def describe(plate: Image) -> str:
-    """One sentence on an `(H, W, 3)` uint8 RGB plate: colors and their layout, light, contrast, texture, sharpness."""
+    """One sentence on an `(H, W, 3)` uint8 RGB plate: colors and their layout, light, contrast, texture, sharpness, and
+    what only some kinds of picture show (see `marks`)."""
     thumbnail = _lab(_shrink(plate, 64))
     grey = np.asarray(cv2.cvtColor(_shrink(plate, 2 * _SIDE), cv2.COLOR_RGB2GRAY), np.float32)
     halved = (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2))
@@ -74,7 +77,9 @@ def describe(plate: Image) -> str:
     subject = " ".join(word for word in (brightness, layout) if word)
     light = " ".join(word for word in (tone and f"in {tone} light", contrast and f"with {contrast} contrast") if word)
     return ", ".join(
-        part for part in (f"{_article(subject)} {subject}", light, _texture(half), _sharpness(grey, half)) if part
+        part
+        for part in (f"{_article(subject)} {subject}", light, _texture(half), _sharpness(grey, half), marks(plate))
+        if part
     )
 
 

@@ -18,8 +18,11 @@ from augment.models.openai import OpenAiModel
 from augment.stages.caption import Captioner
 from augment.stages.text import clean_answer
 
-_SYSTEM = "You caption photographs. Answer with the caption alone: one plain sentence of at most 25 words."
-_QUESTION = "What place is this? Say what the ground, the surroundings and the light are like."
+_SYSTEM = "You caption images. Answer with the caption alone: one plain sentence of at most 25 words."
+_QUESTION = (
+    "What does this image show? If it is of an instrument (microscope, X-ray, ultrasound, satellite, thermal, …) "
+    "or of a studio, say so; otherwise say what the ground, the surroundings and the light are like."
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class OpenAi(OpenAiModel, Captioner):
     """
 
     backend: ClassVar[str] = "openai"
+    version: ClassVar[int] = 2  # asks for the kind of picture
 
     side: Annotated[int, Field(ge=64)] = 768
 

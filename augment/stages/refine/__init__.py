@@ -25,6 +25,7 @@ class Refiner(Stage):
     )
     backends: ClassVar[Mapping[str, str]] = {
         "templates": "augment.stages.refine.templates:Templates",
+        "prompts": "augment.stages.refine.prompts:Prompts",
         "gpt4all": "augment.stages.refine.gpt4all:Gpt4All",
         "openai": "augment.stages.refine.openai:OpenAi",
     }

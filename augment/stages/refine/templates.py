@@ -1,4 +1,4 @@
-"""Prompts without a model: the caption with a setting that fits it, a light and a camera."""
+"""Prompts without a model: the caption with surroundings that fit it, a light, and what such a picture is called."""
 
 from __future__ import annotations
 
@@ -10,102 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from augment.artifacts import Prompt
-from augment.imaging.light import LIGHTS, Kind, Light, without_lights
-from augment.stages.refine import Refiner
-from augment.stages.text import class_pattern, class_words, clip_tokens, cut
-
-_NEGATIVE = "people, text, watermark, logo, frame, collage, drawing, blurry, low quality, jpeg artifacts, deformed"
-_MOST_TOKENS = 59  # of CLIP's 75, because the count is an estimate and nothing of the light may be lost
-_CAMERAS = (
-    "wide shot at eye level, natural photograph",
-    "35 mm photograph, shallow depth of field",
-    "photograph from a low viewpoint, sharp foreground",
-    "50 mm photograph, deep focus",
-    "candid snapshot, slight film grain",
-    "photograph from a slightly raised viewpoint",
-)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A kind of place: words in a caption that speak of it, colors that suggest it, and settings it may have."""
-
-    things: str
-    colors: str
-    settings: tuple[str, ...]
-    kind: Kind = "outdoor"
-
-
-_PLACES = (
-    _Place(
-        r"grass\w*|lawn|meadow|fields?|pasture|park|garden|yard|hills?",
-        r"green|olive",
-        (
-            "long meadow grass",
-            "a mown lawn with a hedge",
-            "a grassy slope with clover",
-            "open pasture with a far tree line",
-        ),
-    ),
-    _Place(
-        r"forest|woods?|woodland|trees?|jungle|bush(?:es)?|branch(?:es)?",
-        r"green|dark brown",
-        ("ferns between old trunks", "a mossy forest floor", "birches and undergrowth", "a clearing with fallen logs"),
-    ),
-    _Place(
-        r"sea|ocean|lake|river|water|pond|harbou?r|boats?|waves?|pool",
-        r"blue|teal|turquoise",
-        ("calm open water", "a lake shore with reeds", "small waves against rocks", "a quiet bay with far hills"),
-    ),
-    _Place(
-        r"beach|sand\w*|dunes?|desert|shore",
-        r"beige|cream|yellow",
-        ("wet sand with shells", "low dunes with sparse grass", "rippled dry sand", "a pebble bank"),
-    ),
-    _Place(
-        r"soil|mud\w*|dirt|leaves|farm|barn|autumn|fall",
-        r"brown|orange|beige",
-        ("bare earth with dry stalks", "a bed of fallen leaves", "a stubble field", "a rutted farm track"),
-    ),
-    _Place(
-        r"rocks?|rocky|mountains?|cliffs?|gravel|stones?|canyon",
-        r"grey|black",
-        ("weathered rock with lichen", "a gravel bank", "a boulder slope", "slate slabs"),
-    ),
-    _Place(
-        r"streets?|roads?|city|town|buildings?|cars?|sidewalk|pavement|bridge|traffic|station|airport|runway|parking",
-        r"grey|red",
-        ("a paved square", "a quiet side street", "an asphalt yard with a brick wall", "a concrete embankment"),
-    ),
-    _Place(
-        r"snow\w*|ic[ey]|ski\w*|frost\w*|glacier",
-        r"white|pale grey|pale blue",
-        ("fresh snow with tracks", "a frosted field", "a snowy clearing", "wind-packed snow"),
-    ),
-    _Place(
-        r"sky|skies|clouds?|airplanes?|planes?|kites?",
-        r"pale blue|blue",
-        ("a wide sky over low hills", "high thin clouds", "a flat horizon under open sky", "broken clouds"),
-    ),
-    _Place(
-        r"flowers?|blossoms?|petals?|plants?|pot(?:ted)?|leaf",
-        r"pink|purple|lilac|red|yellow",
-        ("wild flowers in bloom", "a heather moor", "a flower bed with gravel edging", "a blossoming hedge"),
-    ),
-    _Place(
-        r"rooms?|kitchen|tables?|desk|floor|walls?|bed|bedroom|sofa|couch|shel(?:f|ves)|indoors?|inside|counter|bathroom|office"
-        r"|chairs?|plates?|bowls?|carpet|rug|hall|shop|store|garage|workshop|laboratory|factory|museum|toilet|sink|tiles?",
-        r"brown|beige|cream|white",
-        ("a plank floor and a plain wall", "a worn wooden bench", "a tiled floor", "a workshop with blurred shelves"),
-        "indoor",
-    ),
-)
-_ANYWHERE = _Place(
-    "",
-    "",
-    ("an empty level ground", "a plain textured surface", "a quiet open place", "a simple uncluttered backdrop"),
-    "any",
-)
+from augment.imaging.light import Kind, Light, without_lights
+from augment.stages.refine.domains import Domain, Place
+from augment.stages.refine.worded import Worded, joined
+from augment.stages.text import class_pattern, clip_tokens, cut
 
 _COLOR_NAMES = (
     r"\b(?:(?:dark|pale) )?(?:grey blue|black|white|grey|cream|beige|brown|red|pink|orange|yellow|olive|green|teal"
@@ -120,6 +28,12 @@ _BEFORE_PLACE = re.compile(
     r"|inside)\s+(?=\w)",
     re.IGNORECASE,
 )
+# "a close up of a microscope showing a small amount of water" is, without the instrument, "a small amount of water".
+_INSTRUMENT = re.compile(
+    r"^.*\b(?:microscope|camera|scanner|machine|screen|monitor|endoscope|drone)\b[\w ]*?"
+    r"\b(?:showing|that shows|displaying|with|of)\s+",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -127,28 +41,31 @@ class Scene:
     """What a variant's prompt is made of."""
 
     caption: str  # without the object's class and without lights; "" if nothing else was said
-    setting: str
-    light: Light
-    camera: str
+    surroundings: str
+    light: Light | None
+    ending: str
+    domain: Domain
+    room: int  # tokens
 
     @property
     def text(self) -> str:
         """The prompt; the caption is cut if all of it would be more than a text encoder takes."""
-        rest = ", ".join((self.setting, self.light.phrase, self.camera))
-        said = cut(self.caption, _MOST_TOKENS - clip_tokens(rest) - 1)
-        return f"{said}, {rest}" if said else rest
+        rest = joined(self.surroundings, self.light.phrase if self.light else "", self.ending)
+        return joined(cut(self.caption, max(0, self.room - clip_tokens(rest) - 1)), rest)
 
 
 @dataclass(frozen=True)
-class Templates(Refiner):
-    """Joins what the caption says about the place with a setting that fits it, a named light and a camera.
+class Templates(Worded):
+    """Joins what the caption says about the picture with surroundings that fit it, a named light, and an ending that
+    says what kind of picture it is.
 
-    Variants that share their image's seed use every light that fits before one is repeated with another setting, and
-    no prompt is repeated before all that fit are used up.
+    Variants that share their image's seed use every light that fits before one is repeated with other surroundings,
+    and no prompt is repeated before all that fit are used up. Settings are those of `Worded`.
     """
 
     backend: ClassVar[str] = "templates"
     parallel: ClassVar[bool] = True
+    version: ClassVar[int] = 2  # prompts follow the kind of picture
 
     def __call__(
         self,
@@ -161,49 +78,67 @@ class Templates(Refiner):
     ) -> list[Prompt]:
         """One prompt for each caption; see `Refiner`."""
         return [
-            Prompt(plan(caption, group, variant, seed).text, negative(group))
+            of_scene(self, plan(caption, group, variant, seed, self), group)
             for caption, group, variant, seed in zip(captions, groups, variants, seeds, strict=True)
         ]
 
 
-def negative(group: str | None) -> str:
-    """What a background must not show: the object's class, if it is known, and the usual faults."""
-    name = class_words(group)
-    return f"{name}, {_NEGATIVE}" if name else _NEGATIVE
+def of_scene(words: Worded, scene: Scene, group: str | None, origin: str = "") -> Prompt:
+    """The prompt of a scene."""
+    return words.prompt(scene.text, group, scene.domain, [scene.light] if scene.light else [], origin)
 
 
-def plan(caption: str, group: str | None, variant: int, seed: int) -> Scene:
-    """The scene of one variant. Deterministic; the seed draws the order in which lights, settings and cameras come."""
-    places = _places(caption)
-    kinds = {place.kind for place in places}
-    lights = [light for light in LIGHTS if any(_fits(light.kind, kind) for kind in kinds)]
+def plan(caption: str, group: str | None, variant: int, seed: int, words: Worded | None = None) -> Scene:
+    """The scene of one variant. Deterministic; the seed draws the order in which lights, surroundings and endings
+    come."""
+    words = words or Templates()
+    domain = words.chosen_domain(caption)
+    places = _places(caption, domain)
+    lights = _lights(words, domain, places)
     rng = np.random.default_rng(seed)
     turn, place_in_turn = divmod(variant, len(lights))
     light = lights[rng.permutation(len(lights))[place_in_turn]]
-    settings = [setting for place in places if _fits(light.kind, place.kind) for setting in place.settings]
+    kind: Kind = light.kind if light else "any"
     named = class_pattern(group)
-    settings = [setting for setting in settings if not (named and named.search(setting))] or list(_ANYWHERE.settings)
-    settings = [settings[n] for n in rng.permutation(len(settings))]
-    # Each turn through the lights moves every light on to its next setting, and at last to its next camera.
-    setting = settings[(place_in_turn + turn) % len(settings)]
-    first_camera = int(rng.integers(len(_CAMERAS)))
-    camera = _CAMERAS[(first_camera + place_in_turn + turn // len(settings)) % len(_CAMERAS)]
+    offered = words.surroundings or [
+        one for place in places if _fits(kind, place.light) for one in place.surroundings or domain.surroundings
+    ]
+    # The user's own words stay even if they name the class.
+    fitting = [one for one in offered if words.surroundings or not (named and named.search(one))]
+    fitting = fitting or list(domain.surroundings)
+    order = rng.permutation(len(fitting))
+    # Each turn through the lights moves every light on to its next surroundings, and at last to its next ending.
+    surroundings = fitting[order[(place_in_turn + turn) % len(fitting)]]
+    endings = next((place.endings for place in places if place.endings), domain.endings)
+    first_ending = int(rng.integers(len(endings)))
+    ending = endings[(first_ending + place_in_turn + turn // len(fitting)) % len(endings)]
     if _MEASURED.match(caption):
-        return Scene("", f"{setting} in {_measured(caption)}", light, camera)
-    return Scene(_said(caption, group), setting, light, camera)
+        return Scene("", f"{surroundings} in {_measured(caption)}", light, ending, domain, words.room)
+    return Scene(said(caption, group, domain), surroundings, light, ending, domain, words.room)
 
 
-def _places(caption: str) -> list[_Place]:
-    """The places that a caption speaks of by things, else those that its colors suggest, else anywhere."""
-    if not _MEASURED.match(caption):
-        found = [place for place in _PLACES if re.search(rf"\b(?:{place.things})\b", caption, re.IGNORECASE)]
+def _lights(words: Worded, domain: Domain, places: Sequence[Place]) -> list[Light | None]:
+    """The lights that fit; `[None]` if there are to be none."""
+    if words.lights is not None:
+        return [words.table.light(name) for name in words.lights] or [None]
+    names = next((place.lights for place in places if place.lights), domain.lights)
+    if names:
+        return [words.table.lights[name] for name in names]
+    photographic = [light for name, light in words.table.lights.items() if name not in words.table.own_lights]
+    return [light for light in photographic if any(_fits(light.kind, place.light) for place in places)]
+
+
+def _places(caption: str, domain: Domain) -> list[Place]:
+    """The places of the domain that a caption speaks of by things, else those that its colors suggest, else any."""
+    if not _MEASURED.match(caption) or domain.closed:
+        found = [place for place in domain.places if place.is_named(caption)]
         if found:
             return found
     colors = " ".join(_COLOR.findall(caption.lower()))
-    found = [place for place in _PLACES if re.search(rf"\b(?:{place.colors})\b", colors)]
+    found = [place for place in domain.places if place.colors and re.search(rf"\b(?:{place.colors})\b", colors)]
     if re.search("green|olive|blue", colors):  # plants, sky or water
-        found = [place for place in found if place.kind != "indoor"]
-    return found or [_ANYWHERE]
+        found = [place for place in found if place.light != "indoor"]
+    return found or [Place()]
 
 
 def _fits(light: Kind, place: Kind) -> bool:
@@ -212,15 +147,24 @@ def _fits(light: Kind, place: Kind) -> bool:
 
 def _measured(caption: str) -> str:
     """A measured caption's colors and texture: "brown and pale grey tones, rich texture"."""
-    *most, last = dict.fromkeys(_COLOR.findall(caption))
+    colors = dict.fromkeys(_COLOR.findall(caption.partition(",")[0]))
+    *most, last = colors
     texture = _TEXTURE.search(caption)
-    colors = f"{', '.join(most)} and {last}" if most else last
-    return f"{colors} tones, {texture[0]}" if texture else f"{colors} tones"
+    said = f"{', '.join(most)} and {last}" if most else last
+    return f"{said} tones, {texture[0]}" if texture else f"{said} tones"
 
 
-def _said(caption: str, group: str | None) -> str:
-    """What the caption says about the place, without lights (the variant brings its own) and the object's class."""
-    text = without_lights(caption.strip().rstrip("."))
+def said(caption: str, group: str | None, domain: Domain) -> str:
+    """What the caption says about the picture, without lights (the variant brings its own), the object's class, and
+    whatever such a picture cannot show."""
+    text = caption.strip().rstrip(".")
+    if domain.closed:
+        text = _INSTRUMENT.sub("", text)
+        clauses = [clause.strip() for clause in re.split(r"[,.;]", text)]
+        clauses = [without_lights(clause) if domain.forbids(clause) else clause for clause in clauses]
+        text = ", ".join(clause for clause in clauses if clause and not domain.forbids(clause))
+    else:
+        text = without_lights(text)
     named = class_pattern(group)
     if named is None or not named.search(text):
         return text
