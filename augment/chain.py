@@ -29,6 +29,7 @@ class Outcome:
     nbytes: int = 0
     failed: list[tuple[Work, str]] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)  # see `Artifact.remark`
 
     def add(self, other: Outcome) -> None:
         """Count what came of another batch too."""
@@ -36,6 +37,7 @@ class Outcome:
         self.nbytes += other.nbytes
         self.failed += other.failed
         self.rejected += other.rejected
+        self.remarks += other.remarks
 
 
 class Chain:
@@ -131,6 +133,8 @@ class Chain:
                 outcome.failed.append((work, str(error)))
                 continue
             outcome.computed += 1
+            if remark := kind.makes.remark(one.result):
+                outcome.remarks[remark] += 1
         return outcome
 
     def _put(self, kind: Kind[Any], made: Made, data: bytes) -> int:
