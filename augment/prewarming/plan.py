@@ -88,6 +88,7 @@ class Plan:
         report.computed += outcome.computed
         report.nbytes += outcome.nbytes
         report.rejected += outcome.rejected
+        report.remarks += outcome.remarks
         for work, reason in outcome.failed:
             self._failed.add((work.item.key, work.variant))
             name = work.item.source or work.item.key

@@ -30,11 +30,13 @@ class Failure:
 
 @dataclass
 class StageReport:
-    """The part of one stage: artifacts computed and found, rejected seeds by reason, wall seconds, bytes written."""
+    """The part of one stage: artifacts computed and found, rejected seeds by reason, what is to be said of those
+    computed (see `Artifact.remark`), wall seconds, bytes written."""
 
     computed: int = 0
     found: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     nbytes: int = 0
 
@@ -83,6 +85,11 @@ class Report:
                 f"  {kind:<9}{stage.computed:>6} computed, {stage.found} found{rejected}; "
                 f"{stage.nbytes / 1e6:.1f} MB, {stage.seconds:.1f} s"
             )
+        lines += [
+            f"  {kind}: {count} of {stage.computed} {remark}"
+            for kind, stage in self.stages.items()
+            for remark, count in stage.remarks.most_common()
+        ]
         lines += [f"  unusable  {count:>6} {reason}" for reason, count in self.unusable.most_common()]
         lines += [f"            {failure.source}: {failure.reason}" for failure in self.refused[:_NAMED]]
         lines += _more(self.refused)
