@@ -27,15 +27,20 @@ _STALLED = 60.0  # seconds without a byte, after which a download is given up
 
 @dataclass(frozen=True)
 class Release:
-    """Where a network's file is published, and the SHA-256 that it must have."""
+    """Where a network's file is published, and what it must be: its length in bytes, and its SHA-256."""
 
     url: str
+    nbytes: int
     sha256: str
 
 
 # U²-Net (Qin et al. 2020, Apache-2.0), its small version, as rembg publishes it.
 KNOWN = {
-    "u2netp": Release(f"{_RELEASE}u2netp.onnx", "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"),
+    "u2netp": Release(
+        f"{_RELEASE}u2netp.onnx",
+        4_574_861,
+        "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+    ),
 }
 
 
@@ -93,6 +98,8 @@ def download(release: Release, path: Path) -> None:
         with urllib.request.urlopen(release.url, timeout=_STALLED) as answer, part.open("wb") as file:
             while block := answer.read(1 << 20):
                 file.write(block)
+                if file.tell() > release.nbytes:
+                    raise OSError(f"{release.url} has more than its {release.nbytes} bytes")
         if (found := _sha256(part)) != release.sha256:
             raise OSError(f"{release.url} has the SHA-256 {found}, not {release.sha256}")
         part.replace(path)
@@ -116,7 +123,7 @@ class OnnxNetwork:
             # The first output is the finest map; the others are coarser ones that only training looks at.
             self._output = self._network.getUnconnectedOutLayersNames()[0]
         except (cv2.error, IndexError) as error:
-            raise UnavailableError(f"{path}: OpenCV cannot load it: {_first_line(error)}") from error
+            raise UnavailableError(f"{path}: OpenCV cannot load it: {_reason(error)}") from error
         self._path = path
 
     def predict(self, image: Image) -> tuple[NDArray[np.float32], float | None]:
@@ -140,7 +147,7 @@ class OnnxNetwork:
                 raw = np.asarray(self._network.forward(self._output), np.float32)
             except cv2.error as error:
                 raise UnavailableError(
-                    f"{self._path}: it does not take images of {self._size}x{self._size}: {_first_line(error)}; "
+                    f"{self._path}: it does not take images of {self._size}x{self._size}: {_reason(error)}; "
                     "set remove.size to the side of its input"
                 ) from error
         if raw.size != raw.shape[-1] * raw.shape[-2]:
@@ -152,5 +159,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _reason(error: Exception) -> str:
+    """The most telling line: OpenCV's own begins with where in its source it is."""
+    lines = str(error).strip().splitlines()
+    return next((line.removeprefix("> ") for line in lines if line.startswith("> ")), lines[0] if lines else "")

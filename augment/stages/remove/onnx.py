@@ -28,7 +28,7 @@ class Onnx(Remover):
 
     - `model`: "u2netp" (the small U²-Net, Qin et al. 2020; 4.6 MB, downloaded at first use) or the path of an ONNX file
       of a network that takes one RGB image and gives the object's map first. The next three describe its input; their
-      defaults are U²-Net's. ISNet has 1024, 0.5 and 1.
+      defaults are U²-Net's.
     - `size`: the side in pixels of the square that the image is resized to.
     - `mean`, `deviation`: subtracted from red, green and blue (0 to 1), and what the rest is divided by.
     - `redraw_edge`: draw the edge by the image's own colors, within about two of the map's pixels; otherwise the map is
