@@ -93,7 +93,7 @@ def prewarm(
 
     Example: `augment prewarm photos --cache photos-cache --variants 4`
     """
-    from augment.prewarming import Interrupted
+    from augment.prewarming import Ended, Interrupted
     from augment.prewarming import prewarm as run
     from augment.store.cache import Cache
     from augment.store.settings import parse_size
@@ -113,6 +113,11 @@ def prewarm(
         out.print(str(interrupted.report), markup=False)
         out.print("Interrupted. Finished work is kept; run the same command again to continue.")
         raise typer.Exit(130) from None
+    except Ended as ended:
+        out.print(str(ended.report), markup=False)
+        if report_file is not None:
+            ended.report.save(report_file)
+        raise
     out.print(str(report), markup=False)
     if report_file is not None:
         report.save(report_file)
@@ -204,6 +209,37 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe w
     for preset in presets():
         stages = Recipe.load(preset).makers.items()
         out.print(f"{preset:<10}" + " → ".join(f"{kind}: {stage.backend}" for kind, stage in stages))
+
+
+@app.command()
+def export(
+    cache: Annotated[Path, typer.Argument(help="The cache's folder.")],
+    url: Annotated[str, typer.Argument(help="An empty folder, or a URL such as s3://bucket/pack.")],
+    select: Annotated[
+        str | None, typer.Option(help="Only these artifacts, with commas: background,matte,plate,caption,prompt.")
+    ] = None,
+) -> None:
+    """Write a cache as a pack: plain tar files that are read anywhere, and never written.
+
+    Example: `augment export photos-cache photos-pack`
+    """
+    from augment.commands.transfer import export as run
+
+    out.print(run(cache, url, select), markup=False)
+
+
+@app.command(name="import")
+def import_(
+    url: Annotated[str, typer.Argument(help="A pack's folder or URL.")],
+    cache: Annotated[Path, typer.Argument(help="The cache's folder; created if it does not exist.")],
+) -> None:
+    """Merge a pack into a cache.
+
+    Example: `augment import photos-pack photos-cache`
+    """
+    from augment.commands.transfer import import_ as run
+
+    out.print(run(url, cache), markup=False)
 
 
 def _recipe(name: str, settings: list[str] | None) -> Recipe:

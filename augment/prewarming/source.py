@@ -168,7 +168,7 @@ def open_source(
             "(an object with __len__ and __getitem__)"
         )
     if not len(source):
-        raise InputError("images: there are none")
+        raise InputError("images: the source is empty")
     return source
 
 

@@ -32,7 +32,12 @@ def seal(payload: bytes | memoryview, provenance: Provenance) -> bytes:
 
 
 class Entry:
-    """What was stored under one name. Raises CorruptEntry if a single bit is not as it was sealed."""
+    """What was stored under one name. Raises CorruptEntry if a single bit is not as it was sealed.
+
+    `payload` is the artifact's bytes, without a copy.
+    """
+
+    payload: memoryview
 
     def __init__(self, data: bytes | memoryview) -> None:
         if len(data) < _HEADER.size:
@@ -44,19 +49,21 @@ class Entry:
             raise CorruptEntry("its checksum does not match")
         if length > len(data) - _HEADER.size:
             raise CorruptEntry(f"a provenance of {length} bytes in an entry of {len(data)}")
-        self._data = memoryview(data)
-        self._length = int(length)
+        whole, start = memoryview(data), _HEADER.size
+        self._note, self.payload = whole[start : start + length], whole[start + length :]
 
-    @property
-    def payload(self) -> memoryview:
-        """The artifact's bytes, without a copy."""
-        return self._data[_HEADER.size + self._length :]
+    @classmethod
+    def of(cls, payload: memoryview, note: memoryview) -> Entry:
+        """An entry whose two parts are kept, and have been checked, apart."""
+        entry = cls.__new__(cls)
+        entry.payload, entry._note = payload, note
+        return entry
 
     @cached_property
     def provenance(self) -> Provenance:
         """Where it came from. Raises CorruptEntry if that is not a JSON object."""
         try:
-            provenance = json.loads(bytes(self._data[_HEADER.size : _HEADER.size + self._length]))
+            provenance = json.loads(bytes(self._note))
         except (ValueError, RecursionError, MemoryError) as error:
             raise CorruptEntry(f"its provenance is not JSON: {error}") from error
         if not isinstance(provenance, dict):
