@@ -9,14 +9,14 @@ from pathlib import Path
 from augment.chain import Chain
 from augment.errors import InputError
 from augment.keys import Window
-from augment.prewarming.local import Interrupted, run
+from augment.prewarming.local import Ended, Interrupted, run
 from augment.prewarming.plan import Plan
 from augment.prewarming.report import Failure, Report, StageReport
 from augment.prewarming.source import Images, open_source
 from augment.recipe import Recipe, as_recipe
 from augment.store.cache import Cache
 
-__all__ = ["Failure", "Interrupted", "Report", "StageReport", "prewarm"]
+__all__ = ["Ended", "Failure", "Interrupted", "Report", "StageReport", "prewarm"]
 
 
 def prewarm(
@@ -52,7 +52,8 @@ def prewarm(
 
     Returns counts; a bad image is listed in `failures` and does not stop the run. Raises InputError for an invalid
     argument, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is
-    done), StoreError if the cache cannot be written, and Interrupted, with the report so far, after Ctrl-C.
+    done), StoreError if the cache cannot be written, and, both with the report so far, Interrupted after Ctrl-C and
+    Ended, an UnavailableError, if a stage turns out to fail for every item.
     """
     if variants < 1:
         raise InputError(f"variants: {variants} is not a number of backgrounds, 1 or more")

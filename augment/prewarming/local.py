@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import islice
 from types import FrameType
 from typing import Any
 
 from augment.chain import Outcome
+from augment.errors import UnavailableError
 from augment.prewarming.plan import Plan
 from augment.prewarming.progress import bar
 from augment.prewarming.report import Report
@@ -27,18 +27,30 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
+class Ended(UnavailableError):
+    """A stage cannot work, for any item, and has ended the prewarm. What was made is kept. `report` says what that
+    is."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 def run(plan: Plan, shown: bool) -> Report:
     """Do all work of the plan, with a progress bar per kind if `shown`.
 
-    Raises Interrupted, UnavailableError and StoreError; everything computed so far is kept.
+    Raises Interrupted, Ended and StoreError; everything computed so far is kept, and used by training.
     """
     stopped = threading.Event()
-    with _stop_on_interrupt(stopped):
-        for kind in plan.kinds():
-            if stopped.is_set():
-                break
-            with plan.stage(kind):
-                _run_kind(plan, kind, stopped, shown)
+    try:
+        with _stop_on_interrupt(stopped):
+            for kind in plan.kinds():
+                if stopped.is_set():
+                    break
+                with plan.stage(kind):
+                    _run_kind(plan, kind, stopped, shown)
+    except UnavailableError as error:
+        raise Ended(str(error), plan.finish(whole=False)) from error
     report = plan.finish(whole=not stopped.is_set())
     if stopped.is_set():
         raise Interrupted(report)
@@ -62,7 +74,7 @@ def _compute(
     threads = max(1, plan.workers) if call.parallel else 1
     pending: set[Future[Outcome]] = set()
     with ThreadPoolExecutor(threads, thread_name_prefix=f"augment-{kind.name}") as pool:
-        for batch in _batches(works, 1 if call.parallel else call.stage.batch):
+        for batch in plan.batches(kind, works, 1 if call.parallel else call.stage.batch):
             if stopped.is_set():
                 break
             pending.add(pool.submit(plan.chain.run, kind, batch))
@@ -72,12 +84,6 @@ def _compute(
                     advance(plan.note(kind, future.result()))
         for future in pending:
             advance(plan.note(kind, future.result()))
-
-
-def _batches(works: Iterable[Work], size: int) -> Iterator[list[Work]]:
-    iterator = iter(works)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 @contextmanager

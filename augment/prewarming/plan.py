@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,9 @@ from augment.artifacts import MATTE
 from augment.chain import Chain, Outcome
 from augment.errors import StoreError
 from augment.prewarming.report import Failure, Report, StageReport
-from augment.prewarming.source import Source, load
+from augment.prewarming.room import Room
+from augment.prewarming.source import Loaded, Source, load
+from augment.prewarming.trial import TRIES, Trial, spread
 from augment.stages.base import IMAGE, Item, Kind
 from augment.stages.calling import Work
 from augment.store.pool import PoolEntry
@@ -51,17 +53,27 @@ class Plan:
         self._entries: dict[str, _Entry] = {}  # by key: the same image in two places is computed once
         self._sizes: dict[str, tuple[int, int]] = {}  # of the usable images
         self._coverage: dict[str, float] = {}
+        self._unusable: set[str] = set()
         self._failed: set[tuple[str, int | None]] = set()  # later kinds skip these
+        self._trials: dict[str, Trial] = {}
+        self._room = Room(chain, variants, self._is_done)
 
     def kinds(self) -> Iterator[Kind[Any]]:
         """The kinds in the order in which to run them."""
         self.chain.add_record(self.variants)
-        yield from self.chain.kinds
+        self.chain.cache.mend()
+        self._room.open(self.source.names, self._keys)
+        self.chain.cache.keeping = self._room
+        try:
+            yield from self.chain.kinds
+        finally:
+            self.chain.cache.keeping = None
 
     @contextmanager
     def stage(self, kind: Kind[Any]) -> Iterator[None]:
         """Wraps the work on a kind: times it, frees its model, and finds out which images can be used."""
         report = self.report.stages[kind.name] = StageReport()
+        self._trials[kind.name] = Trial(kind.name)
         started = time.perf_counter()
         try:
             yield
@@ -79,11 +91,22 @@ class Plan:
         """
         if kind is self.chain.kinds[0]:
             return self._scan(kind, advance), len(self.source)
+        trial = self._trials[kind.name]
         missing = self._missing(kind)
-        return self._with_images(missing) if _needs_image(kind) else iter(missing), len(missing)
+        if _needs_image(kind):
+            return self._with_images(missing, trial), len(missing)
+        missing = spread(missing)
+        return (trial.call(work) if n < TRIES else work for n, work in enumerate(missing)), len(missing)
+
+    def batches(self, kind: Kind[Any], works: Iterable[Work], size: int) -> Iterator[list[Work]]:
+        """The works in batches of `size`; the first ones are smaller, to find out whether the stage works at all."""
+        return self._trials[kind.name].batches(works, size)
 
     def note(self, kind: Kind[Any], outcome: Outcome) -> int:
-        """Record the outcome of a batch; returns how many works are done."""
+        """Record the outcome of a batch; returns how many works are done.
+
+        Raises UnavailableError if it is by now certain that the stage fails for every item; see `Trial`.
+        """
         report = self.report.stages[kind.name]
         report.computed += outcome.computed
         report.nbytes += outcome.nbytes
@@ -91,20 +114,21 @@ class Plan:
         report.remarks += outcome.remarks
         for work, reason in outcome.failed:
             self._failed.add((work.item.key, work.variant))
+            if self._room.has_given_up(work.item.key):
+                continue
             name = work.item.source or work.item.key
             self.report.failures.append(
                 Failure(name if work.variant is None else f"{name} (variant {work.variant})", kind.name, reason)
             )
+        failed = [one for one in outcome.failed if not self._room.has_given_up(one[0].item.key)]
+        self._trials[kind.name].note(outcome.computed, failed)
         return outcome.computed + len(outcome.failed)
 
     def finish(self, whole: bool) -> Report:
         """Count the complete images and add them to the pool; `whole` is False if the work was stopped."""
-        final = self.chain.final
-        complete = {
-            key
-            for key in self._sizes
-            if not self.chain.missing(final, key, self.variants, self._entries[key].inputs[final.name])
-        }
+        self._failed |= {(key, None) for key in self._room.given_up}
+        complete = {key for key in self._sizes if self._is_complete(key)}
+        self.report.unfit = self._room.close()
         self.report.complete = len(complete)
         self._index(complete)
         broken = {key for key, _ in self._failed}
@@ -116,9 +140,30 @@ class Plan:
             )
         return self.report
 
+    def _is_complete(self, key: str) -> bool:
+        """Whether an image has its matte and all its backgrounds: eviction by others may have taken either."""
+        inputs = self._entries[key].inputs
+        first, final = self.chain.kinds[0], self.chain.final
+        return not any(self.chain.missing(kind, key, self.variants, inputs[kind.name]) for kind in (first, final))
+
+    def _keys(self) -> set[str]:
+        """The keys of all images, which takes decoding them."""
+        loaded = load(self.source, workers=self.workers, prepare=_without_pixels)
+        return {item.key for one in loaded for item in one.items}
+
+    def _is_done(self, key: str) -> bool:
+        """Whether nothing is left to be made of an image: it is complete, or must not be used."""
+        return self._is_complete(key) or bool(self.chain.verdict(self.chain.kinds[0], key))
+
     def _scan(self, kind: Kind[Any], advance: Callable[[int], None]) -> Iterator[Work]:
-        report = self.report.stages[kind.name]
-        for loaded in load(self.source, workers=self.workers, prepare=partial(_prepare, self.chain, kind)):
+        report, trial = self.report.stages[kind.name], self._trials[kind.name]
+        prepare = partial(_prepare, self.chain, kind)
+        has_witnesses = False
+        for loaded in load(self.source, workers=self.workers, prepare=prepare):
+            if trial.is_suspicious and not has_witnesses:
+                has_witnesses = True
+                for witness in load(self.source, spread(range(len(self.source)))[:TRIES], prepare=prepare):
+                    yield from self._called_early(witness, trial)
             if loaded.failure:
                 self.report.failures.append(loaded.failure)
             self.report.notes.update(loaded.notes)
@@ -130,6 +175,8 @@ class Plan:
                     continue
                 without = replace(item, image=None, mask=None)
                 self._entries[item.key] = _Entry(loaded.index, without, self.chain.inputs(item))
+                if not self._room.admit(item.key):
+                    continue
                 if item.image is not None:
                     yield Work(item)
                 else:
@@ -137,6 +184,19 @@ class Plan:
             advance(1)
         self.report.images = len(self._entries)
         self.report.passed_over = self.source.passed_over
+
+    def _called_early(self, loaded: Loaded, trial: Trial) -> Iterator[Work]:
+        """The works of an entry that is a witness, before its turn; those that have been tried already count too."""
+        for item in loaded.items:
+            if item.image is None or not self._is_wanted(item):
+                continue
+            work = trial.call(Work(item))
+            if item.key in self._entries:
+                continue
+            without = replace(item, image=None, mask=None)
+            self._entries[item.key] = _Entry(loaded.index, without, self.chain.inputs(item))
+            if self._room.admit(item.key):
+                yield work
 
     def _note_twice(self, item: Item) -> None:
         """The same picture again; in another group one of the two labels is wrong."""
@@ -170,6 +230,7 @@ class Plan:
                 self.chain.cache.put(name, payload, provenance | {"group": entry.item.group})
             if reason := MATTE.verdict(matte):
                 # The details after the colon differ from image to image.
+                self._unusable.add(key)
                 self.report.unusable[reason.split(":")[0]] += 1
                 self.report.refused.append(Failure(entry.item.source or key, kind.name, reason))
             else:
@@ -188,17 +249,19 @@ class Plan:
             report.found += (self.variants if kind.per_variant else 1) - len(variants)
         return works
 
-    def _with_images(self, works: list[Work]) -> Iterator[Work]:
+    def _with_images(self, works: list[Work], trial: Trial) -> Iterator[Work]:
         """The works with their images decoded again."""
         wanted: dict[str, list[Work]] = {}
         for work in works:
             wanted.setdefault(work.item.key, []).append(work)
-        for loaded in load(self.source, sorted({self._entries[key].index for key in wanted}), self.workers):
+        indices = spread(sorted({self._entries[key].index for key in wanted}))
+        for n, loaded in enumerate(load(self.source, indices, self.workers)):
             if loaded.failure:
                 self.report.failures.append(loaded.failure)
             for item in loaded.items:
                 for work in wanted.pop(item.key, []):
-                    yield replace(work, item=replace(work.item, image=item.image, mask=item.mask))
+                    whole = replace(work, item=replace(work.item, image=item.image, mask=item.mask))
+                    yield trial.call(whole) if n < TRIES else whole
         self._failed |= {(key, None) for key in wanted}  # the file was changed or deleted after its key was computed
 
     def _index(self, complete: set[str]) -> None:
@@ -212,13 +275,16 @@ class Plan:
         items = [entry.item for entry in self._entries.values()]
         paths = [(item.source, item.key) for item in items if item.source and Path(item.source).suffix]
         cache.add_paths(paths)
-        unusable = self._entries.keys() - self._sizes.keys() - {key for key, _ in self._failed}
-        settled = complete | unusable
+        settled = complete | self._unusable
         cache.misses(record).remove(settled | {os.path.abspath(path) for path, key in paths if key in settled})
 
 
 def _needs_image(kind: Kind[Any]) -> bool:
     return IMAGE in kind.needs.values()
+
+
+def _without_pixels(item: Item) -> Item:
+    return replace(item, image=None, mask=None)
 
 
 def _prepare(chain: Chain, kind: Kind[Any], item: Item) -> Item:

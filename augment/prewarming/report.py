@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from augment.errors import InputError
 from augment.prewarming.folders import said
 
+_LISTED = 3  # items that failed for one reason are listed one by one up to this number
 _NAMED = 10  # items of a kind that the printed report names
 
 
@@ -54,6 +56,7 @@ class Report:
 
     images: int = 0
     complete: int = 0
+    unfit: int = 0  # left out because the cache's size limit is too low
     unusable: Counter[str] = field(default_factory=Counter)
     refused: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -90,10 +93,15 @@ class Report:
             for kind, stage in self.stages.items()
             for remark, count in stage.remarks.most_common()
         ]
+        if self.unfit:
+            lines.append(
+                f"  unfit     {self.unfit:>6} do not fit within the cache's size limit: raise it (`--size-limit`), or "
+                "lower the variants"
+            )
         lines += [f"  unusable  {count:>6} {reason}" for reason, count in self.unusable.most_common()]
         lines += [f"            {failure.source}: {failure.reason}" for failure in self.refused[:_NAMED]]
         lines += _more(self.refused)
-        lines += [f"  failed    {failure}" for failure in self.failures]
+        lines += _grouped(self.failures)
         lines += [f"  note      {count} images {note}" for note, count in self.notes.most_common()]
         lines += [f"  note      {remark}" for remark in self.remarks]
         lines += [f"  twice     {pair}" for pair in self.duplicates[:_NAMED]] + _more(self.duplicates)
@@ -125,6 +133,26 @@ class Report:
                 raise InputError(f"{path}: a report is a .csv or a .json file")
         except OSError as error:
             raise InputError(f"{path}: the report cannot be written: {error.strerror}") from error
+
+
+def same_words(reason: str) -> str:
+    """A reason without what differs from item to item: numbers and long hexadecimal names."""
+    return re.sub(r"\b0x[a-f\d]+|\b(?=[a-f\d-]*\d)[a-f\d-]{8,}\b|\d+(?:\.\d+)?", "#", reason, flags=re.IGNORECASE)
+
+
+def _grouped(failures: Sequence[Failure]) -> list[str]:
+    """A line for each failure, or for each reason with a count and an example if many items failed for it."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((failure.stage, same_words(failure.reason)), []).append(failure)
+    lines = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        if len(group) <= _LISTED:
+            lines += [f"  failed    {failure}" for failure in group]
+        else:
+            first = group[0]
+            lines.append(f"  failed    {len(group):>6} {first.stage}: {first.reason} (for example {first.source})")
+    return lines
 
 
 def printable(text: str) -> str:

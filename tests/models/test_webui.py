@@ -268,7 +268,7 @@ def test_a_server_killed_midway_loses_nothing_and_the_next_run_does_the_rest(tmp
     recipe = simple.recipe().changed({"generate": served, "enrich": enriching.SUBSTAGES | {"inpainter": served}})
     (tmp_path / "mine.toml").write_text(recipe.to_toml())
     command = ["prewarm", str(tmp_path / "images"), "--cache", str(tmp_path / "cache")]
-    command += ["--recipe", str(tmp_path / "mine.toml"), "--workers", "0"]
+    command += ["--recipe", str(tmp_path / "mine.toml"), "--workers", "0", "--report", str(tmp_path / "report.csv")]
     server.dies_after = images
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 1, first.output
@@ -276,9 +276,11 @@ def test_a_server_killed_midway_loses_nothing_and_the_next_run_does_the_rest(tmp
     kept = {name: bytes(cache.get(name)) for name in cache.names()}
     fingerprint = recipe.fingerprints()[kind]
     done = [name for name in kept if name.startswith(f"background/{fingerprint}/")]
-    failed = set(re.findall(rf"failed +\S*?(\d{{3}}\.png) \(variant 0\): {kind}: http", first.output))
+    rows = (tmp_path / "report.csv").read_text()
+    failed = set(re.findall(rf"(\d{{3}}\.png) \(variant 0\),{kind},failed,http", rows))
     assert 0 < len(done) < 30
     assert len(failed) == 30 - len(done)
+    assert first.output.count("  failed  ") < 6  # equal reasons are counted
 
     server.dies_after = None
     server.requests.clear()
