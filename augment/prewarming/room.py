@@ -18,7 +18,7 @@ from augment.store.shard import COUNT
 
 logger = logging.getLogger(__name__)
 
-_EMPTY = COUNT * 2**16  # bytes that an empty cache takes, at most
+_EMPTY = COUNT * 2**15  # bytes that a cache without images takes
 _MARGIN = 2**16  # bytes by which the size of the same cache differs from run to run
 
 
@@ -40,8 +40,10 @@ class Room:
         self._there: set[str] = set()  # images of which the cache has something
         self._free = self._needed = self._too_little = 0.0
 
-    def open(self, names: Sequence[str]) -> None:
+    def open(self, names: Sequence[str], keys: Callable[[], set[str]]) -> None:
         """Look what there is room for, before the work on the images of these names; says if it is not enough.
+
+        `keys` decodes all of them to find their keys.
 
         Raises InputError if not even an empty cache fits.
         """
@@ -56,8 +58,8 @@ class Room:
         pool = cache.pool(record).entries() if cache.has_pool(record) else {}
         paths = [name for name in names if Path(name).suffix]
         self._known = {key for path in paths for key in cache.keys_at(path)}
-        if len(paths) < len(names):  # a Dataset's images without paths may be any of those that this recipe has made
-            self._known |= pool.keys()
+        if len(paths) < len(names) and cache.nbytes() > self.limit / 2:
+            self._known |= keys()  # a Dataset's images have no paths; soon it matters which of the cache are among them
         images: dict[str, Image] = {}
         evictable = 0
         for row in cache.rows():

@@ -174,7 +174,7 @@ class Shard:
 
     def nbytes(self) -> int:
         """Bytes on disk: the database, its write-ahead log, and the values' files."""
-        total = sum(os.stat(path).st_size for path in self._files() if os.path.lexists(path))
+        total = sum(os.stat(path).st_size for path in self._files()[:2] if os.path.lexists(path))
         try:
             found = self._connection().execute("SELECT value FROM Settings WHERE key = 'size'").fetchone()
         except sqlite3.DatabaseError as error:

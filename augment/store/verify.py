@@ -97,9 +97,7 @@ def _files(cache: Cache, found: Verified) -> Iterator[tuple[Path, str]]:
     """Every wrong file outside the shards, and what is wrong with it."""
     folder = cache.directory
     for path in sorted(folder.iterdir()):
-        if not _OURS.fullmatch(path.name):
-            yield path, "it is no file of a cache"
-        elif path.is_symlink():
+        if path.is_symlink() and _OURS.fullmatch(path.name):
             yield path, "it is a link"
     for path in _inside(folder / "entries"):
         if path.name not in {f"{number:03d}" for number in range(COUNT)}:

@@ -4,8 +4,10 @@ import os
 import shutil
 import stat
 
+import numpy as np
+
 from augment import Cache, open_store
-from augment.artifacts import BACKGROUND, MATTE, PLATE, ImageFormat, Matte
+from augment.artifacts import BACKGROUND, MATTE, PLATE, ImageFormat, Matte, encode_image
 from augment.errors import StoreError
 from augment.store.entries import entry_name
 from augment.store.pool import PoolEntry
@@ -13,11 +15,21 @@ from augment.store.records import Record
 from augment.testing.pictures import scene
 
 RECORD = Record("simple", "", {"remove": "f1", "generate": "f2"}, {"matte": "f1", "plate": "f3", "background": "f2"}, 2)
+PARTS = ("matte/f1", "plate/f3", "background/f2")
 LARGE = bytes(range(256)) * 200  # beyond diskcache's 32 KiB, so it is a file of its own
 
 
 def key(number):
     return f"{number:032x}"
+
+
+def made(part, number):
+    """An artifact that says which image it belongs to."""
+    if part.startswith("matte"):
+        alpha = np.zeros((60, 60), np.uint8)
+        alpha[10:50, 10 : 11 + number] = 255
+        return MATTE.encode(Matte.from_full(alpha), ImageFormat())
+    return encode_image(np.full((140, 120, 3), number, np.uint8), "raw")
 
 
 def fill(folder, images=6):

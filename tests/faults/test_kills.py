@@ -10,6 +10,7 @@ import pytest
 
 from augment import Cache
 from augment.store.verify import verify
+from tests.faults.filled import PARTS, made
 
 pytestmark = pytest.mark.faults
 
@@ -17,12 +18,12 @@ WRITER = """
 import sys
 from augment import Cache
 from augment.store.pool import PoolEntry
-from tests.faults.filled import RECORD, key
+from tests.faults.filled import PARTS, RECORD, key, made
 cache = Cache(sys.argv[1], size_limit=int(sys.argv[2]) or None)
 number = 0
 while True:
-    for part, size in (("matte/f1", 900), ("plate/f3", 40_000), ("background/f2", 60_000)):
-        cache.put(f"{part}/{key(number)}", bytes([number % 256]) * size, {})
+    for part in PARTS:
+        cache.put(f"{part}/{key(number)}", made(part, number), {})
     cache.add_record(RECORD)
     cache.add_to_pool(RECORD, {key(number): PoolEntry(None, 0.5, 1)})
     cache.add_paths([(f"/images/{number}.png", key(number))])
@@ -59,9 +60,9 @@ def check(cache, finished, limit):
     names = set(cache.names())
     for number in finished:
         key = f"{number:032x}"
-        for part in ("matte/f1", "plate/f3", "background/f2"):
+        for part in PARTS:
             payload = cache.get(f"{part}/{key}")
             assert payload is not None or limit
-            assert payload is None or set(bytes(payload)) == {number % 256}
+            assert payload is None or bytes(payload) == made(part, number)
         assert f"matte/f1/{key}" in names or f"background/f2/{key}" not in names
         assert cache.keys_at(f"/images/{number}.png") == [key]
