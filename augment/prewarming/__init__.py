@@ -9,6 +9,7 @@ from pathlib import Path
 from augment.chain import Chain
 from augment.errors import InputError
 from augment.keys import Window
+from augment.prewarming.advice import better_remover
 from augment.prewarming.local import Ended, Interrupted, run
 from augment.prewarming.plan import Plan
 from augment.prewarming.report import Failure, Report, StageReport
@@ -77,4 +78,6 @@ def prewarm(
             f"none of these images is among the {len(wanted)} that training did not find: they reach the transform "
             "decoded or resized differently, so put it first in the pipeline, or let samples carry a Key"
         )
+    if advice := better_remover(report, chain.recipe):
+        report.remarks.append(advice)
     return report
