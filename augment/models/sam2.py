@@ -19,13 +19,6 @@ from augment.models.weights import DtypeName, pick_device, pick_dtype
 
 
 @dataclass(frozen=True)
-class Sam2Weights(TransformersWeights):
-    """A SAM 2 model for images; `resolve` gives the folder for `from_pretrained`."""
-
-    libraries = ("transformers", "torchvision")
-
-
-@dataclass(frozen=True)
 class Sam2Settings:
     """Which SAM 2 model, and where it runs.
 
@@ -40,8 +33,8 @@ class Sam2Settings:
     device: str = "auto"
     dtype: DtypeName = "auto"
 
-    def weights(self) -> Sam2Weights:
-        return Sam2Weights(self.model, self.revision)
+    def weights(self) -> TransformersWeights:
+        return TransformersWeights(self.model, self.revision)
 
     def target(self) -> str:
         return pick_device(self.device)
