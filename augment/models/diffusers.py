@@ -1,102 +1,38 @@
-"""A diffusers pipeline: where its files are, how it is loaded, sized, and run in batches."""
+"""A diffusers pipeline as a model of stages: its settings, the size that it works at, and calls in batches."""
 
 from __future__ import annotations
 
 import inspect
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
-from augment.artifacts import Image, Prompt, Rejected
-from augment.errors import ItemFailed, RecipeError, UnavailableError
+from augment.artifacts import Alpha, Image, Prompt, Rejected
+from augment.errors import ItemFailed, RecipeError
+from augment.imaging.fit import stretch
 from augment.models.batches import free_memory, in_batches
+from augment.models.diffusion_files import (
+    LIBRARIES,
+    SUFFIXES,
+    CheckpointFile,
+    DiffusersWeights,
+    Embedding,
+    Lora,
+    read_json,
+)
+from augment.models.diffusion_loading import Runtime, denoiser_of, load_pipeline
+from augment.models.diffusion_schedule import Own, check_scheduler, warn_of_excess
 from augment.models.quiet import quiet
-from augment.models.weights import DtypeName, HubWeights, missing_safetensors, pick_device, pick_dtype
+from augment.models.weights import check_libraries, pick_device
 
-if TYPE_CHECKING:
-    import torch
-
-_LIBRARIES = ("diffusers", "transformers")
-
-
-@dataclass(frozen=True)
-class DiffusersWeights(HubWeights):
-    """A pipeline's files; `resolve` gives the folder for `from_pretrained`.
-
-    `variant` chooses among weights of the same model ("fp16"); `without` names components that will not be loaded.
-    """
-
-    variant: str | None = None
-    without: tuple[str, ...] = ()
-
-    libraries = _LIBRARIES
-    index = "model_index.json"
-
-    def _lacks(self, folder: Path) -> str | None:
-        if not (folder / self.index).is_file():
-            return self.index
-        components: dict[str, Any] = json.loads((folder / self.index).read_bytes())
-        of_variant = []
-        for name, value in components.items():
-            if name in self.without or not isinstance(value, list) or value[0] is None:
-                continue
-            if not (folder / name).is_dir():
-                return name
-            if (folder / name / "config.json").is_file():
-                # If a component has no weights of this variant, diffusers takes the plain ones.
-                lacks = missing_safetensors(folder / name, self.variant)
-                of_variant.append(lacks is None)
-                if lacks and missing_safetensors(folder / name):
-                    return f"{name}/{lacks}"
-        return f"*.{self.variant}.safetensors" if of_variant and not any(of_variant) else None
-
-    def _fetch(self) -> Path:
-        from diffusers import DiffusionPipeline
-
-        # Unlike a snapshot this leaves out what the pipeline does not read: single-file checkpoints, other variants.
-        options = dict.fromkeys(self.without)
-        folder = DiffusionPipeline.download(
-            self.model, revision=self.revision, variant=self.variant, use_safetensors=True, **options
-        )
-        return Path(folder)
-
-    @property
-    def command(self) -> str:
-        options = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
-        given = "".join(f", {name}={value!r}" for name, value in options.items() if value)
-        return f'python -c "from diffusers import DiffusionPipeline as P; P.download({self.model!r}{given})"'
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How a pipeline runs. None of it is part of the fingerprint: it changes the result by rounding at most.
-
-    - `device`: "auto", "cpu", "cuda", "cuda:1", "mps".
-    - `dtype`: "auto" is, on CUDA, float16 for a U-Net (bfloat16 costs the decoder precision) and bfloat16 for a
-      transformer (float16 overflows in some of them); elsewhere float32.
-    - `channels_last`: memory order of the convolutions' weights, faster in half precision; None is on for CUDA.
-    - `compile`: `torch.compile` for the denoiser; takes minutes, and again for a new size, so only for large jobs.
-    - `vae_slicing`: decode one image after another, which takes hardly more time and bounds the memory of a batch.
-    - `vae_tiling`: decode an image in tiles; for sizes far beyond the model's own on a small GPU.
-    - `offload`: keep the pipeline in main memory and move one "model" at a time to the GPU (half the memory or less,
-      little slower) or one layer at a time ("sequential": least memory, many times slower). No effect on the CPU.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    device: str = "auto"
-    dtype: DtypeName = "auto"
-    channels_last: bool | None = None
-    compile: bool = False
-    vae_slicing: bool = True
-    vae_tiling: bool = False
-    offload: Literal["none", "model", "sequential"] = "none"
+# Further arguments of a pipeline for the items at these indices, which are drawn at this (height, width).
+Conditions: TypeAlias = Callable[[Sequence[int], tuple[int, int]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -104,10 +40,15 @@ class DiffusersModel:
     """The settings that every role of a pipeline has. The same seed gives the same image in any batch and on any
     device, up to rounding.
 
-    - `model`: its name on the hub, or a folder; `revision` (branch, tag or commit) and `variant` ("fp16") of its files.
-    - `steps`, `guidance`: denoising steps, and the weight of the prompt; up to 1 the negative prompt has no effect.
-      A turbo model ("stabilityai/sd-turbo") takes 1 to 4 steps and guidance 0.
-    - `scheduler`: "auto" (DPM-Solver++ if it suits the model), "model" (the model's own), or a diffusers class name.
+    - `model`: its name on the hub, a folder, or a single .safetensors or .ckpt file, for which `config` names a
+      pipeline of the same layout if diffusers does not recognize it; `revision` (branch, tag or commit) and `variant`
+      ("fp16"; None takes plain weights, or the only variant there is) of its files.
+    - `steps`, `guidance`: denoising steps, and the weight of the prompt; None is the model's own (Stable Diffusion 1.5:
+      20 and 7.5; SDXL Turbo: 4 and 0). Up to guidance 1 the negative prompt has no effect.
+    - `scheduler`: "auto" (what a distilled model was taught with, or DPM-Solver++ if it suits the model), "model" (the
+      model's own), or a diffusers class name.
+    - `lora`, `embeddings`: what is laid over the model; see `Lora` and `Embedding`.
+    - `safety_checker`: False does without it; what it flags is rejected. Many models have none.
     - `size`: side in pixels of a square of the area to work at; None is the model's own (Stable Diffusion 1.5: 512).
     - `batch_size`: images at once; halved while memory does not suffice.
     - `runtime`: see `Runtime`.
@@ -120,26 +61,44 @@ class DiffusersModel:
     model: str
     revision: str | None = None
     variant: str | None = None
-    steps: Annotated[int, Field(ge=1)] = 20
-    guidance: Annotated[float, Field(ge=0)] = 7.5
+    config: str | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = None
     scheduler: str = "auto"
+    lora: tuple[Lora, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    safety_checker: bool = True
     size: Annotated[int, Field(ge=64)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 8
     runtime: Runtime = field(default_factory=Runtime)
 
-    def weights(self) -> DiffusersWeights:
-        return DiffusersWeights(self.model, self.revision, self.variant)
+    def weights(self) -> DiffusersWeights | CheckpointFile:
+        if self.model.endswith(SUFFIXES):
+            return CheckpointFile(self.model, self.config)
+        without = () if self.safety_checker else ("safety_checker",)
+        return DiffusersWeights(self.model, self.revision, self.variant, without)
 
     def target(self) -> str:
         return pick_device(self.runtime.device)
 
     def check(self) -> None:
-        """Raise UnavailableError if diffusers, the model or the device is missing; loads nothing."""
-        self.weights().check()
+        """Raise UnavailableError if a library, the model, what is laid over it or the device is missing, RecipeError if
+        the scheduler does not fit the model; loads nothing."""
+        weights = self.weights()
+        weights.check()
+        additions: list[Lora | Embedding] = [*self.lora, *self.embeddings]
+        for addition in additions:
+            addition.weights().check()
+        if self.runtime.offload != "none":
+            check_libraries(["accelerate"])
         self.target()
+        folder = weights.layout().find() if isinstance(weights, CheckpointFile) else weights.find()
+        path = (folder or Path()) / "scheduler" / "scheduler_config.json"
+        if self.scheduler not in ("auto", "model") and folder is not None and path.is_file():
+            check_scheduler(read_json(path), self.scheduler, self.table)
 
     def unload(self) -> None:
-        for loaded in ("_pipeline", "_fits"):
+        for loaded in ("_loaded", "_fits"):
             self.__dict__.pop(loaded, None)
         free_memory()
 
@@ -148,7 +107,7 @@ class DiffusersModel:
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
         shapes: Sequence[tuple[int, ...]],
-        conditions: Callable[[Sequence[int], tuple[int, int]], Mapping[str, Any]] = lambda indices, size: {},
+        conditions: Conditions = lambda indices, size: {},
     ) -> list[Image | Rejected | ItemFailed]:
         """One image for each prompt, in the aspect of its shape `(H, W, …)` but at the size that the model works at.
 
@@ -170,26 +129,42 @@ class DiffusersModel:
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
         size: tuple[int, int],
-        conditions: Callable[[Sequence[int], tuple[int, int]], Mapping[str, Any]],
+        conditions: Conditions,
         indices: Sequence[int],
     ) -> list[Image | Rejected]:
+        pipeline, own = self._loaded
+        steps = own.steps if self.steps is None else self.steps
+        guidance = own.guidance if self.guidance is None else self.guidance
+        given = conditions(indices, size)
+        # Of the steps, only the share `strength` is run: at least one has to be.
+        steps = max(steps, math.ceil(1 / given.get("strength", 1)))
         # Pipelines differ in what they make of a negative prompt that guidance does not use, so it is left out.
-        guided = {"negative_prompt": [prompts[index].negative for index in indices]} if self.guidance > 1 else {}
+        guided = {"negative_prompt": [prompts[index].negative for index in indices]} if guidance > 1 else {}
         return call_pipeline(
-            self._pipeline,
+            pipeline,
             [seeds[index] for index in indices],
             prompt=[prompts[index].text for index in indices],
             height=size[0],
             width=size[1],
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
+            num_inference_steps=steps,
+            **{own.argument: guidance},
+            **own.extra,
             **guided,
-            **conditions(indices, size),
+            **given,
         )
 
-    @cached_property
+    @property
     def _pipeline(self) -> Any:
-        return load_pipeline(self.auto_class, self.weights(), self.scheduler, self.runtime, self.table)
+        return self._loaded[0]
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Own]:
+        loaded = load_pipeline(
+            self.auto_class, self.weights(), self.scheduler, self.runtime, self.table, self.lora, self.embeddings
+        )
+        own = loaded[1]
+        warn_of_excess(own, self.steps or 0, self.guidance or 0, self.model, self.table)
+        return loaded
 
     @cached_property
     def _fits(self) -> dict[tuple[int, int], int]:
@@ -197,75 +172,30 @@ class DiffusersModel:
         return {}
 
 
-def load_pipeline(auto_class: str, source: DiffusersWeights, scheduler: str, runtime: Runtime, table: str) -> Any:
-    """The pipeline `source`, ready to be called on its device; `auto_class` is diffusers' `AutoPipelineFor…`.
+def painting(images: Sequence[Image], masks: Sequence[Alpha], strength: float) -> Conditions:
+    """The conditions of an inpainting pipeline: images `(H, W, 3)` uint8 RGB and masks `(H, W)` uint8, repainted where
+    they are 128 or more. `strength` is how much of what is there is made anew; at 1 nothing of it is left."""
 
-    Reads only `safetensors` and runs no code of the model's own. `scheduler` as in `set_scheduler`; `table` is the part
-    of the recipe that an error names. Raises UnavailableError if the pipeline cannot be had or loaded.
-    """
-    path, device = source.resolve(), pick_device(runtime.device)
-    import diffusers
-    import torch
+    def conditions(indices: Sequence[int], size: tuple[int, int]) -> Mapping[str, Any]:
+        import torch
 
-    with quiet(*_LIBRARIES):
-        try:
-            pipeline = getattr(diffusers, auto_class).from_pretrained(
-                path,
-                variant=source.variant,
-                dtype=_dtype(runtime, path, device),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except (OSError, ValueError, RuntimeError, ImportError, AttributeError, KeyError) as error:
-            raise UnavailableError(
-                f"{table}.model: {auto_class} cannot load {source.model!r} from {path}: {error}"
-            ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    set_scheduler(pipeline, scheduler, table)
-    denoiser, vae = _denoiser(pipeline), getattr(pipeline, "vae", None)
-    on_cuda = device.startswith("cuda")
-    if on_cuda if runtime.channels_last is None else runtime.channels_last:
-        for part in (denoiser, vae):
-            if part is not None and any(parameter.ndim == 4 for parameter in part.parameters()):
-                part.to(memory_format=torch.channels_last)
-    for wanted, switch in ((runtime.vae_slicing, "enable_slicing"), (runtime.vae_tiling, "enable_tiling")):
-        if wanted and hasattr(vae, switch):
-            getattr(vae, switch)()
-    if runtime.offload == "none" or device == "cpu":
-        pipeline.to(device)
-    elif runtime.offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_sequential_cpu_offload(device=device)
-    if runtime.compile and denoiser is not None:
-        denoiser.compile()
-    return pipeline
+        holes = np.stack([stretch(masks[index], *size) >= 128 for index in indices])
+        return {**starting(images, strength)(indices, size), "mask_image": torch.from_numpy(holes)[:, None].float()}
+
+    return conditions
 
 
-def set_scheduler(pipeline: Any, scheduler: str, table: str) -> None:
-    """Give the pipeline its scheduler: "model" keeps its own, a diffusers class name replaces it by that class.
+def starting(images: Sequence[Image], strength: float) -> Conditions:
+    """The conditions of an image-to-image pipeline; `images` and `strength` as in `painting`."""
 
-    "auto" is second-order DPM-Solver++ over Karras' noise levels (Lu et al. 2022, Karras et al. 2022), which needs
-    about 20 steps; the schedulers that models are saved with need 50. It keeps the model's own if that does not apply:
-    flow matching, consistency models, and models distilled to a few steps, saved with "trailing" time steps.
-    Raises RecipeError if the class does not fit the model, UnavailableError if it needs a library that is missing.
-    """
-    import diffusers
+    def conditions(indices: Sequence[int], size: tuple[int, int]) -> Mapping[str, Any]:
+        import torch
 
-    own = pipeline.scheduler
-    compatible = sorted({cls.__name__ for cls in own.compatibles})
-    if scheduler == "auto":
-        if "DPMSolverMultistepScheduler" in own._compatibles and own.config.get("timestep_spacing") != "trailing":
-            better: Any = diffusers.DPMSolverMultistepScheduler
-            pipeline.scheduler = better.from_config(own.config, use_karras_sigmas=True)
-    elif scheduler != "model":
-        if scheduler not in compatible:
-            known = ", ".join(["auto", "model", *compatible])
-            raise RecipeError(f"{table}.scheduler: {scheduler!r} does not fit this model; it takes {known}")
-        try:
-            pipeline.scheduler = getattr(diffusers, scheduler).from_config(own.config)
-        except ImportError as error:
-            raise UnavailableError(f"{table}.scheduler: {' '.join(str(error).split())}") from error
+        pixels = np.stack([stretch(images[index], *size) for index in indices])
+        # Tensors, not PIL images: diffusers would resize those by rules of its own.
+        return {"image": torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, "strength": strength}
+
+    return conditions
 
 
 def working_size(pipeline: Any, height: int, width: int, size: int | None) -> tuple[int, int]:
@@ -273,7 +203,7 @@ def working_size(pipeline: Any, height: int, width: int, size: int | None) -> tu
 
     Each is a multiple of what the pipeline takes. Raises RecipeError if the model does not say what its size is.
     """
-    denoiser = _denoiser(pipeline)
+    denoiser = denoiser_of(pipeline)
     config: Any = {} if denoiser is None else denoiser.config
     scale = getattr(pipeline, "vae_scale_factor", 1)
     # A U-Net halves the latents between its levels; a transformer takes them in patches.
@@ -302,7 +232,7 @@ def call_pipeline(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> list
     known = inspect.signature(pipeline.__call__).parameters
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     # A safety checker casts NaN pixels to integers on its way; they are found and rejected afterwards.
-    with quiet(*_LIBRARIES), np.errstate(invalid="ignore"):
+    with quiet(*LIBRARIES), np.errstate(invalid="ignore"):
         made = pipeline(
             generator=generators,
             output_type="pt",
@@ -321,16 +251,3 @@ def call_pipeline(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> list
         else:
             results.append(np.ascontiguousarray(image))
     return results
-
-
-def _denoiser(pipeline: Any) -> Any:
-    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-
-
-def _dtype(runtime: Runtime, path: Path, device: str) -> torch.dtype:
-    import torch
-
-    transformer = "transformer" in json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-    if runtime.dtype == "auto" and device.startswith("cuda") and not transformer:
-        return torch.float16
-    return pick_dtype(runtime.dtype, device)

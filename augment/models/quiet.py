@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def quiet(*libraries: str) -> Iterator[None]:
-    """Run "diffusers" or "transformers" without progress bars and without any message below an error."""
+    """Run "diffusers" or "transformers" without progress bars and without any message below an error; what they and
+    their libraries warn of goes to the debug log."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with _quiet_loggers(*libraries):
+                yield
+        finally:
+            for one in caught:
+                logger.debug("%s: %s", one.category.__name__, one.message)
+
+
+@contextmanager
+def _quiet_loggers(*libraries: str) -> Iterator[None]:
     loggers: list[Any] = [importlib.import_module(f"{library}.utils.logging") for library in libraries]
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in loggers]
     for library in loggers:

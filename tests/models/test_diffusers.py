@@ -20,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from augment.artifacts import Image, Prompt, Rejected
 from augment.errors import ItemFailed, RecipeError, UnavailableError
-from augment.models.diffusers import Runtime, set_scheduler, working_size
+from augment.models.diffusers import Runtime, working_size
+from augment.models.diffusion_schedule import set_scheduler
 from augment.models.quiet import quiet
 from augment.stages.generate.diffusers import Diffusers
 from augment.testing.tiny import tiny_stable_diffusion

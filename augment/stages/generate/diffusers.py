@@ -27,6 +27,7 @@ class Diffusers(DiffusersModel, Generator):
     backend: ClassVar[str] = "diffusers"
     auto_class: ClassVar[str] = "AutoPipelineForText2Image"
     table: ClassVar[str] = "generate"
+    version: ClassVar[int] = 2  # steps and guidance are the model's own
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 

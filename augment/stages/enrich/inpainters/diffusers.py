@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from augment.artifacts import Alpha, Image, Prompt, Rejected
 from augment.errors import ItemFailed
 from augment.imaging.fit import stretch
-from augment.models.diffusers import DiffusersModel
+from augment.models.diffusers import DiffusersModel, painting
 from augment.stages.enrich.inpainters import ObjectInpainter
 
 
@@ -28,6 +28,7 @@ class Diffusers(DiffusersModel, ObjectInpainter):
     backend: ClassVar[str] = "diffusers"
     auto_class: ClassVar[str] = "AutoPipelineForInpainting"
     table: ClassVar[str] = "enrich.inpainter"
+    version: ClassVar[int] = 2  # steps and guidance are the model's own
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-inpainting"
     strength: Annotated[float, Field(gt=0, le=1)] = 0.75
@@ -43,19 +44,7 @@ class Diffusers(DiffusersModel, ObjectInpainter):
     ) -> list[Image | Rejected | ItemFailed]:
         """See `ObjectInpainter`; any number of objects. Raises UnavailableError if the pipeline cannot be had."""
 
-        def conditions(indices: Sequence[int], size: tuple[int, int]) -> Mapping[str, Any]:
-            import torch
-
-            pixels = np.stack([stretch(images[index], *size) for index in indices])
-            holes = np.stack([stretch(masks[index], *size) >= 128 for index in indices])
-            # Tensors, not PIL images: diffusers would resize those by rules of its own.
-            return {
-                "image": torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255,
-                "mask_image": torch.from_numpy(holes)[:, None].float(),
-                "strength": self.strength,
-            }
-
-        painted = self.draw(prompts, seeds, [image.shape for image in images], conditions)
+        painted = self.draw(prompts, seeds, [image.shape for image in images], painting(images, masks, self.strength))
         return [
             stretch(result, *image.shape[:2]) if isinstance(result, np.ndarray) else result
             for result, image in zip(painted, images, strict=True)
