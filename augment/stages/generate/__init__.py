@@ -10,7 +10,7 @@ import numpy as np
 
 from augment.artifacts import BACKGROUND, Image, Matte, Prompt, Rejected
 from augment.errors import ItemFailed
-from augment.stages.base import SEED, Kind, Stage
+from augment.stages.base import IMAGE, SEED, Kind, Stage
 from augment.stages.inpaint import Inpainter
 from augment.stages.refine import Refiner
 from augment.stages.remove import Remover
@@ -22,22 +22,38 @@ class Generator(Stage):
     kind: ClassVar[Kind[Image]] = Kind(
         "generate",
         makes=BACKGROUND,
-        needs={"prompts": Refiner.kind, "plates": Inpainter.kind, "mattes": Remover.kind, "seeds": SEED},
+        needs={
+            "images": IMAGE,
+            "prompts": Refiner.kind,
+            "plates": Inpainter.kind,
+            "mattes": Remover.kind,
+            "seeds": SEED,
+        },
         per_variant=True,
         drawn=True,
     )
     backends: ClassVar[Mapping[str, str]] = {
         "resynthesis": "augment.stages.generate.resynthesis:Resynthesis",
         "diffusers": "augment.stages.generate.diffusers:Diffusers",
+        "img2img": "augment.stages.generate.img2img:ImageToImage",
+        "around": "augment.stages.generate.around:Around",
         "folder": "augment.stages.generate.folder:Folder",
         "webui": "augment.stages.generate.webui:WebUi",
     }
 
     @abstractmethod
     def __call__(
-        self, *, prompts: Sequence[Prompt], plates: Sequence[Image], mattes: Sequence[Matte], seeds: Sequence[int]
+        self,
+        *,
+        images: Sequence[Image],
+        prompts: Sequence[Prompt],
+        plates: Sequence[Image],
+        mattes: Sequence[Matte],
+        seeds: Sequence[int],
     ) -> Sequence[Image | Rejected | ItemFailed]:
         """Prompts with plates `(H, W, 3)` uint8 RGB, mattes and 63-bit seeds to backgrounds of the plates' shapes.
+
+        `images` are the images themselves; they are decoded again only for a generator that names them.
 
         The same prompt, plate, matte and seed give the same background in any batch. `Rejected` asks for another seed.
         """

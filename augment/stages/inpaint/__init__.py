@@ -22,6 +22,8 @@ class Inpainter(Stage):
         "exemplar": "augment.stages.inpaint.exemplar:Exemplar",
         "telea": "augment.stages.inpaint.opencv:Telea",
         "navier-stokes": "augment.stages.inpaint.opencv:NavierStokes",
+        "onnx": "augment.stages.inpaint.onnx:Onnx",
+        "diffusers": "augment.stages.inpaint.diffusers:Diffusers",
     }
 
     @abstractmethod

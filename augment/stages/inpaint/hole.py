@@ -35,12 +35,18 @@ class HoleInpainter(Inpainter):
         """The image `(H, W, 3)` uint8 RGB with its hole `(H, W)` bool filled; pixels outside are ignored."""
 
     def _plate(self, image: Image, matte: Matte) -> Image | ItemFailed:
-        if not matte.alpha.any():
-            return image.copy()
         hole = matte.hole(self.grow)
-        if hole.all():
-            return ItemFailed(
-                f"no visible pixel is left to paint the object out with: its matte, grown by {self.grow:g} of the "
-                "diagonal, covers the image; lower inpaint.grow or leave this image out"
-            )
-        return np.where(hole[..., None], self.paint(image, hole), image)
+        early = no_hole(image, matte, hole, self.grow)
+        return np.where(hole[..., None], self.paint(image, hole), image) if early is None else early
+
+
+def no_hole(image: Image, matte: Matte, hole: NDArray[np.bool_], grow: float) -> Image | ItemFailed | None:
+    """The plate where there is nothing to paint out, or nothing to paint it with; None otherwise."""
+    if not matte.alpha.any():
+        return image.copy()
+    if hole.all():
+        return ItemFailed(
+            f"no visible pixel is left to paint the object out with: its matte, grown by {grow:g} of the "
+            "diagonal, covers the image; lower inpaint.grow or leave this image out"
+        )
+    return None
