@@ -22,7 +22,7 @@ from augment.prewarming.report import Failure, Report, StageReport
 from augment.prewarming.room import Room
 from augment.prewarming.source import Loaded, Source, load
 from augment.prewarming.trial import TRIES, Trial, spread
-from augment.stages.base import IMAGE, Item, Kind
+from augment.stages.base import IMAGE, Item, Kind, given_by_kind
 from augment.stages.calling import Work
 from augment.store.pool import PoolEntry
 
@@ -93,7 +93,7 @@ class Plan:
             return self._scan(kind, advance), len(self.source)
         trial = self._trials[kind.name]
         missing = self._missing(kind)
-        if _needs_image(kind):
+        if self._needs_image(kind):
             return self._with_images(missing, trial), len(missing)
         missing = spread(missing)
         return (trial.call(work) if n < TRIES else work for n, work in enumerate(missing)), len(missing)
@@ -264,6 +264,10 @@ class Plan:
                     yield trial.call(whole) if n < TRIES else whole
         self._failed |= {(key, None) for key in wanted}  # the file was changed or deleted after its key was computed
 
+    def _needs_image(self, kind: Kind[Any]) -> bool:
+        """Whether its stage is given the images themselves, which have to be decoded again for it."""
+        return IMAGE in given_by_kind(type(self.chain.call(kind).stage)).values()
+
     def _index(self, complete: set[str]) -> None:
         """Add the complete images to the pool, and remove images that are no longer misses from the store's list."""
         cache, record = self.chain.cache, self.chain.recipe.record(self.variants)
@@ -277,10 +281,6 @@ class Plan:
         cache.add_paths(paths)
         settled = complete | self._unusable
         cache.misses(record).remove(settled | {os.path.abspath(path) for path, key in paths if key in settled})
-
-
-def _needs_image(kind: Kind[Any]) -> bool:
-    return IMAGE in kind.needs.values()
 
 
 def _without_pixels(item: Item) -> Item:
