@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict
+from itertools import count
 from typing import Any
 
 import albumentations as A  # noqa: N812  # its own documentation's name for it
@@ -15,13 +16,15 @@ from torch.utils.data import get_worker_info
 
 from augment.artifacts import Image
 from augment.errors import InputError
-from augment.keys import to_rgb
-from augment.sampling.labels import Labels
+from augment.sampling.doubts import as_picture, pixels_of, untold_place
+from augment.sampling.labels import Labels, is_missing, labeled_pixels, moved_boxes, moved_points, visible
 from augment.sampling.placement import Move
 from augment.sampling.replacing import Replacing
 from augment.sampling.sampler import DRAWS, Draws
 from augment.sampling.schedules import plain_schedule
 
+_KINDS = ("image", "images", "mask", "masks", "bboxes", "keypoints")
+_made = count()  # transforms without a seed that this worker made
 _SAMPLES_IN_ONE_STEP = hasattr(A.DualTransform, "sample_parameters")  # AlbumentationsX
 
 
@@ -30,7 +33,7 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
 
     Put it first in the pipeline: an image is looked up by its decoded pixels, so any transform that runs before it
     causes a cache miss. If one that only resizes must come before it, or another decoder is used, pass the image's key
-    or path beside it: `transform(image=image, key=path)`.
+    or path beside it: `transform(image=image, key=path)`. Images are RGB; OpenCV decodes BGR.
 
     The arguments (see `__init__`) are those of `augment.torchvision.ReplaceBackground`, and the same draws give the
     same pixels. If a sample has several images (`images`, additional targets), each is looked up, and all get the same
@@ -40,8 +43,8 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
     RGBA.
 
     Random numbers come from albumentations' generator. The DataLoader workers of albumentations 2.0.8 would all draw
-    the same, so each worker seeds a generator for this transform from the worker's own seed; AlbumentationsX does so
-    by itself.
+    the same, so each worker seeds a generator for this transform from the worker's own seed and that of Compose;
+    AlbumentationsX does so by itself. A seed that is set in a worker holds there.
 
     Calls raise InputError for an image that cannot be written back in its own form, and MissError with
     `on_miss="raise"`.
@@ -52,14 +55,28 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
         for name in ("IMAGE", "IMAGES", "MASK", "MASKS", "BBOXES", "KEYPOINTS")
         if hasattr(Targets, name)
     )
-    _seeded: int | None = None  # the seed of the worker whose generator it has
+    _seeded: int | None = None  # the seed of the worker in which its generator was set
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """Set the random generators; a seed that is set in a worker holds there."""
+        super().set_random_seed(seed)
+        worker = get_worker_info()
+        self._seeded = None if worker is None else worker.seed
+        if worker is not None and seed is None:  # the same in each run, unlike the next one that the worker makes
+            self.py_random = random.Random(f"{worker.seed} {next(_made)}")
+
+    def set_random_state(self, random_generator: np.random.Generator, py_random: random.Random) -> None:
+        """Set the random generators; those that are set in a worker hold there."""
+        super().set_random_state(random_generator, py_random)
+        worker = get_worker_info()
+        self._seeded = None if worker is None else worker.seed
 
     def should_apply(self, force_apply: bool = False) -> bool:
         """Whether this sample is replaced, drawn from a generator of this worker's own."""
         worker = get_worker_info()
         if worker is not None and self._seeded != worker.seed:
             self._seeded = worker.seed
-            self.py_random = random.Random(worker.seed)
+            self.py_random = random.Random(worker.seed if self.seed is None else f"{self.seed} {worker.seed}")
         return bool(super().should_apply(force_apply))
 
     if _SAMPLES_IN_ONE_STEP:
@@ -89,35 +106,50 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
         """Composite every image, and move the labels with the object."""
         draws = Draws.of(getattr(params, "params", params)["draws"])
         kinds = self._kinds(kwargs)
-        images = [image for name, kind in kinds.items() for image in _images(kind, kwargs[name])]
+        owners = [(name, image) for name, kind in kinds.items() for image in _images(kind, kwargs[name])]
+        images = [image for _, image in owners]
         result = dict(kwargs)
         if not images:
+            self.sampler.no_image(", ".join(kwargs))
             return result
         size = images[-1].shape[:2]
         labels = [_labels(kind, kwargs[name], size) for name, kind in kinds.items()]
-        movable = len(images) == 1 or not any(labels)
-        moves: list[Move | None] = []
-
-        def replaced(image: NDArray[Any], key: str | None = None) -> NDArray[Any]:
-            replacement = self.sampler.replace(to_rgb(image), draws, labels, key, movable)
-            moves.append(None if replacement is None else replacement.move)
-            return image if replacement is None else _write_back(replacement.composite, image)
-
+        others = {name: kwargs[name] for name, kind in kinds.items() if kind not in _KINDS}
+        pixels = _doubt(images, others, any(labels)) or pixels_of(images)
+        if isinstance(pixels, str):
+            self.sampler.doubt(pixels)
+            return result
+        found = self.sampler.replace(
+            pixels,
+            [draws] * len(images),
+            labels,
+            [kwargs.get("key") if name == "image" else None for name, _ in owners],
+            attached=[shape for image in images if (shape := visible(_alpha(image)))],
+            movable=len(images) == 1 or not any(labels),
+        )
+        if not found:
+            return result
+        written = [_write_back(one.composite, image, one.move) for one, image in zip(found, images, strict=True)]
         for name, kind in kinds.items():
+            mine = [image for (owner, _), image in zip(owners, written, strict=True) if owner == name]
             if kind == "image":
-                result[name] = replaced(kwargs[name], kwargs.get("key") if name == "image" else None)
+                result[name] = mine[0]
             elif kind == "images":
-                result[name] = _like([replaced(frame) for frame in kwargs[name]], kwargs[name])
-        move = moves[0]
+                result[name] = _like(mine, kwargs[name])
+        move = found[0].move
         if move is not None:
             for name, kind in kinds.items():
                 result[name] = _moved(kind, result[name], move, size)
         return result
 
     def _check(self, data: dict[str, Any]) -> None:
-        for name, kind in self._kinds(data).items():
+        """Raise InputError for an image that cannot be replaced. An additional target beside one that can is kept."""
+        kinds = self._kinds(data)
+        sound = any(not _fault(image) for name, kind in kinds.items() for image in _images(kind, data[name]))
+        for name, kind in kinds.items():
             for image in _images(kind, data[name]):
-                _check_image(image)
+                if (fault := _fault(image)) and (name in ("image", "images") or not sound):
+                    raise InputError(fault)
 
     def _kinds(self, data: dict[str, Any]) -> dict[str, str]:
         """The target that each part of a sample is."""
@@ -172,11 +204,11 @@ def _images(kind: str, value: Any) -> list[NDArray[Any]]:
 def _labels(kind: str, value: Any, size: tuple[int, int]) -> Labels:
     """Where a target says that objects are; boxes come in albumentations' own format, as shares of the image."""
     if kind == "mask":
-        mask = np.asarray(value) != 0
+        mask = labeled_pixels(np.asarray(value))
         return Labels(masks=mask[None] if mask.ndim == 2 else np.moveaxis(mask, 2, 0))
     if kind == "masks" and len(value):
-        masks = np.stack([np.asarray(mask) for mask in value]) != 0
-        return Labels(masks=masks if masks.ndim == 3 else masks.any(3))
+        masks = np.stack([labeled_pixels(np.asarray(mask)) for mask in value])
+        return Labels(masks=masks if masks.ndim == 3 else np.asarray(masks.any(3)))
     if kind == "bboxes" and len(value):
         return Labels(boxes=_floats(value)[:, :4] * _sides(size))
     if kind == "keypoints" and len(value):
@@ -194,14 +226,15 @@ def _moved(kind: str, value: Any, move: Move, size: tuple[int, int]) -> Any:
         return _like([move.masks(mask) if mask.ndim == 2 else _move_channels(mask, move) for mask in masks], value)
     if kind == "bboxes" and len(value):
         boxes = np.array(value)
-        boxes[:, :4] = move.boxes(_floats(value)[:, :4] * _sides(size)) / _sides(size)
+        boxes[:, :4] = moved_boxes(move, _floats(value)[:, :4] * _sides(size)) / _sides(size)
         return boxes
     if kind == "keypoints" and len(value):
         points, before = np.array(value), _floats(value)
-        points[:, :2] = move.points(before[:, :2])
+        points[:, :2] = moved_points(move, before[:, :2])
         if points.shape[1] >= 5:  # x, y, z, angle, scale
-            points[:, 3] = move.directions(before[:, 3]) % (2 * np.pi)
-            points[:, 4] = before[:, 4] * move.scale
+            there = ~is_missing(before[:, :2])
+            points[there, 3] = move.directions(before[there, 3]) % (2 * np.pi)
+            points[there, 4] = before[there, 4] * move.scale
         return points
     return value
 
@@ -224,22 +257,40 @@ def _like(items: list[NDArray[Any]], given: Any) -> Any:
     return np.stack(items) if isinstance(given, np.ndarray) else type(given)(items)
 
 
-def _check_image(image: Any) -> None:
-    """Raise InputError unless a composite can take the image's form without loss."""
+def _fault(image: Any) -> str:
+    """Why a composite cannot take the image's form without loss; empty if it can."""
     if not isinstance(image, np.ndarray):
-        raise InputError(f"not an image array: {type(image).__name__}; albumentations takes (H, W) or (H, W, C)")
+        return f"not an image array: {type(image).__name__}; albumentations takes (H, W) or (H, W, C)"
     if image.dtype != np.uint8 and image.dtype.kind != "f":
-        raise InputError(f"an image of {image.dtype}: ReplaceBackground takes uint8 and floats in 0 … 1")
+        return f"an image of {image.dtype}: ReplaceBackground takes uint8 and floats in 0 … 1"
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise InputError(f"an image array is (H, W) or (H, W, 1 | 3 | 4); got {image.shape}")
+        return f"an image array is (H, W) or (H, W, 1 | 3 | 4); got {image.shape}"
+    return ""
 
 
-def _write_back(composite: Image, image: NDArray[Any]) -> NDArray[Any]:
+def _doubt(images: list[Any], others: dict[str, Any], has_labels: bool) -> str:
+    """What in a sample is not understood and might become wrong if its images changed, in words; or empty."""
+    fault = next(filter(None, map(_fault, images)), "")
+    if fault:
+        return f"a second picture, such as a mask or a depth map: {fault}"
+    sizes = [image.shape[:2] for image in images]
+    found = next((f"{name!r}, {text}" for name, value in others.items() if (text := as_picture(value, sizes))), "")
+    return found or ("" if has_labels else untold_place(others, lambda value: False))
+
+
+def _alpha(image: NDArray[Any]) -> NDArray[Any] | None:
+    """How opaque each pixel of the image is, `(H, W)`; None if it does not say."""
+    return image[..., 3] if image.ndim == 3 and image.shape[2] == 4 else None
+
+
+def _write_back(composite: Image, image: NDArray[Any], move: Move | None) -> NDArray[Any]:
     """The composite `(H, W, 3)` uint8 in the form of the image: its channels, its element type and its alpha."""
     pixels = composite
     if image.ndim == 2 or image.shape[2] == 1:
         pixels = np.asarray(cv2.cvtColor(composite, cv2.COLOR_RGB2GRAY)).reshape(image.shape)
     if image.dtype != np.uint8:
         pixels = (pixels / np.float32(255)).astype(image.dtype)
-    has_alpha = image.ndim == 3 and image.shape[2] == 4
-    return np.concatenate([pixels, image[..., 3:]], axis=2) if has_alpha else pixels
+    alpha = _alpha(image)
+    if alpha is None:
+        return pixels
+    return np.dstack([pixels, alpha if move is None else move.plane(alpha)])

@@ -20,6 +20,21 @@ Window: TypeAlias = tuple[float, float]  # the values of a high-depth image that
 _OVERSHOOT = 0.2  # what a bicubic resize may leave outside 0 … 1
 
 
+class Key(str):
+    """The key or the path of a sample's image, which goes with it through transforms that change its pixels.
+
+    `size` (H, W), if given, is the image's original size, and promises that it was only resized since then. The aspect
+    ratio may have changed. Without it, an image of another aspect ratio than the original is taken for a crop.
+    """
+
+    size: tuple[int, int] | None
+
+    def __new__(cls, text: object, size: tuple[int, int] | None = None) -> Key:
+        key = super().__new__(cls, text)
+        key.size = size
+        return key
+
+
 def to_rgb(image: Any, window: Window | None = None) -> Image:
     """Convert any image to `(H, W, 3)` uint8 RGB, C-contiguous.
 

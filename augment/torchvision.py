@@ -5,30 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import PIL.Image
 import torch
-from numpy.typing import NDArray
+from torch.utils._pytree import tree_flatten, tree_unflatten  # as v2.Transform does
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F  # noqa: N812  # torchvision's own name for it
 
 from augment.artifacts import Alpha, Image
 from augment.errors import InputError
 from augment.imaging.pillow import rgb_image
-from augment.keys import Window, image_key, to_rgb
-from augment.sampling.labels import Labels
-from augment.sampling.placement import Move
+from augment.keys import Key, Window, image_key, to_rgb
+from augment.sampling.doubts import as_picture, pixels_of, untold_place
 from augment.sampling.replacing import Replacing
 from augment.sampling.sampler import DRAWS, Draws, Replacement
+from augment.sampling.tv_images import fault, size_of, visible_part, write_back
+from augment.sampling.tv_labels import labels_of, moved
+
+__all__ = ["ImageLoader", "Key", "KeyedImageFolder", "Layers", "ReplaceBackground", "ReplaceBackgroundBatch"]
+
+_TOLD = (tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video)
+_PROBES = ((0.2, 0.3), (0.7, 0.4), (0.4, 0.8))  # points in shares of width and height; none is another's mirror image
+_CHANGED = (0, 0)  # the original size of an image that was not only resized: none is a resize of it
 
 
-class Key(str):
-    """The key or the path of a sample's image, which goes with it through transforms that change its pixels."""
+class _Origin(NamedTuple):
+    """A sample's key, and points of its image that v2 transforms move as they move the image."""
+
+    key: Key
+    points: tv_tensors.KeyPoints
+
+    @classmethod
+    def of(cls, key: str, image: Any) -> _Origin:
+        """The origin of an image that no transform has changed yet."""
+        size = size_of(image)
+        points = torch.tensor(_PROBES) * torch.tensor([size[1], size[0]])
+        return cls(Key(key, size), tv_tensors.KeyPoints(points, canvas_size=size))
+
+    def now(self, size: tuple[int, int]) -> Key:
+        """The key of the image as it is now, `(H, W)`: whether it was only resized is known if its points were moved
+        with it."""
+        if getattr(self.points, "canvas_size", None) != size:
+            return Key(self.key)
+        shares = torch.as_tensor(self.points) / torch.tensor([size[1], size[0]])
+        slack = 1.0 / torch.tensor([size[1], size[0]])
+        was_resized = bool(((shares - torch.tensor(_PROBES)).abs() <= slack).all())
+        return self.key if was_resized else Key(self.key, _CHANGED)
 
 
 class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision has no types
@@ -36,42 +61,75 @@ class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision 
 
     _transformed_types = (torch.Tensor, PIL.Image.Image, Key)
 
+    def forward(self, *inputs: Any) -> Any:
+        """Transform a sample of any structure."""
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        leaves, structure = tree_flatten(sample)
+        self.check_inputs(leaves)
+        needed = self._needs_transform_list(leaves)
+        origin = _find_origin(sample) if len(leaves) > 1 else None
+        flat = [leaf for leaf, is_needed in zip(leaves, needed, strict=True) if is_needed]
+        doubt = _doubt(sample, leaves, needed) if len(leaves) > 1 else ""
+        params = self.make_params(flat, origin, doubt)
+        results = [
+            self.transform(leaf, params) if is_needed and (origin is None or leaf is not origin.points) else leaf
+            for leaf, is_needed in zip(leaves, needed, strict=True)
+        ]
+        return tree_unflatten(results, structure)
+
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Raise InputError if an image cannot be replaced, or if it is not clear which image a Key belongs to."""
+        """Raise InputError if no image can be replaced, or if it is not clear which image a Key belongs to."""
         # torchvision's rule for which plain tensors are images.
         needed = zip(flat_inputs, self._needs_transform_list(flat_inputs), strict=True)
         leaves = [leaf for leaf, is_needed in needed if is_needed]
         images = [leaf for leaf in leaves if _is_image(leaf)]
         keys = [leaf for leaf in leaves if isinstance(leaf, Key)]
-        for image in images:
-            _check_image(image)
+        # One that cannot be replaced beside one that can is something else: a mask, a depth map.
+        if images and all(map(fault, images)):
+            raise InputError(fault(images[0]))
         if keys and (len(keys) > 1 or len(images) > 1):
             raise InputError(f"a sample of {len(images)} images with {len(keys)} keys: a Key goes with a single image")
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw whether the sample is replaced, and look up a new background for each of its images."""
+    def make_params(self, flat_inputs: list[Any], origin: _Origin | None = None, doubt: str = "") -> dict[str, Any]:
+        """Draw whether the sample is replaced, and look up a new background for each of its images.
+
+        `doubt` says what in the sample is not understood, in words.
+        """
         images = [leaf for leaf in flat_inputs if _is_image(leaf)]
         # Drawn whether needed or not, so that what is in the store does not change what later transforms draw.
-        chance, *uniforms = torch.rand(1 + DRAWS * len(images), dtype=torch.float64).tolist()
+        chance, *uniforms = torch.rand(1 + DRAWS * len(images), dtype=torch.float64, device="cpu").tolist()
+        params: dict[str, Any] = {"replacements": {}, "move": None}
         if chance >= self.p:
-            return {"replacements": {}, "move": None}
-        labels = [_labels(leaf) for leaf in flat_inputs if not _is_image(leaf)]
-        key = next((str(leaf) for leaf in flat_inputs if isinstance(leaf, Key)), None)
+            return params
+        if not images:
+            self.sampler.no_image(doubt)
+            return params
+        pixels = doubt or pixels_of(images)
+        if isinstance(pixels, str):
+            self.sampler.doubt(pixels)
+            return params
+        told = [leaf for leaf in flat_inputs if not _is_image(leaf) and (origin is None or leaf is not origin.points)]
+        labels = [labels_of(leaf) for leaf in told]
+        key = next((leaf for leaf in flat_inputs if isinstance(leaf, Key)), None)
         movable = len(images) == 1 or not any(labels)
-        replacements, move = {}, None
-        for number, image in enumerate(images):
-            draws = Draws.of(uniforms[DRAWS * number : DRAWS * (number + 1)])
-            replacement = self.sampler.replace(to_rgb(image), draws, labels, key, movable)
-            if replacement is not None:
-                replacements[id(image)] = replacement
-                move = replacement.move
-        return {"replacements": replacements, "move": move}
+        found = self.sampler.replace(
+            pixels,
+            [Draws.of(uniforms[DRAWS * number : DRAWS * (number + 1)]) for number in range(len(images))],
+            labels,
+            [key if origin is None else origin.now(size_of(images[0]))] * len(images),
+            attached=[shape for image in images if (shape := visible_part(image))],
+            movable=movable and not any(map(_is_users_own, flat_inputs)),
+        )
+        if found:
+            params["replacements"] = {id(image): one for image, one in zip(images, found, strict=True)}
+            params["move"] = found[-1].move
+        return params
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """What becomes of an image, or a label moved with its object."""
         if _is_image(inpt):
             return self.replaced(inpt, params["replacements"].get(id(inpt)))
-        return inpt if params["move"] is None else _moved(inpt, params["move"])
+        return inpt if params["move"] is None else moved(inpt, params["move"])
 
     def replaced(self, image: Any, replacement: Replacement | None) -> Any:
         """What becomes of an image; with None it stays unchanged."""
@@ -105,13 +163,16 @@ class ReplaceBackground(_Transform):
     Random numbers come from torch's global generator, so the DataLoader's seeds hold. `counts` reports hits, misses
     and why samples were returned unchanged, over all workers. For the arguments see `__init__`.
 
+    A sample with anything that might become wrong and is not told as a label (a second picture that is not in the
+    store, an array of the image's size, plain boxes) is returned unchanged, and so is one with a video.
+
     Calls raise InputError for an image that cannot be written back in its own form (a palette image, say), and
     MissError with `on_miss="raise"`.
     """
 
     def replaced(self, image: Any, replacement: Replacement | None) -> Any:
         """The image's composite, in the image's own form."""
-        return image if replacement is None else _write_back(replacement.composite, image)
+        return image if replacement is None else write_back(replacement.composite, image, replacement.move)
 
 
 class Layers(NamedTuple):
@@ -154,8 +215,10 @@ class ReplaceBackgroundBatch(_Transform):
         blended = torch.lerp(layers.background.float(), layers.object.float(), weight)
         return blended.round_().to(torch.uint8).movedim(-1, -3)
 
-    def replaced(self, image: Any, replacement: Replacement | None) -> Layers:
+    def replaced(self, image: Any, replacement: Replacement | None) -> Layers | torch.Tensor:
         """The image's object and background, not blended yet."""
+        if replacement is None and fault(image):  # a mask or a depth map: its own values
+            return torch.as_tensor(image if isinstance(image, torch.Tensor) else np.array(image))
         if replacement is None:
             pixels = to_rgb(image)
             return _layers(pixels, np.full(pixels.shape[:2], 255, np.uint8), np.zeros_like(pixels))
@@ -176,16 +239,25 @@ class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no
     """An ImageFolder that passes each image to its transform with its Key, so that `ReplaceBackground` may come later.
 
     `transform` must be a v2 transform (or Compose), which takes any number of inputs. Before `ReplaceBackground` it
-    may resize and convert, but neither crop nor flip. With your own `loader`, whose pixels may differ from those that
-    were prewarmed, the key is the file's path.
+    may resize and convert; what was cropped or flipped stays unchanged. With your own `loader`, whose pixels may differ
+    from those that were prewarmed, the key is the file's path. `with_key=True` returns `((image, key), target)`, for
+    `ReplaceBackgroundBatch.collate`.
     """
+
+    def __init__(self, *args: Any, with_key: bool = False, **kwargs: Any) -> None:
+        """The arguments are ImageFolder's."""
+        super().__init__(*args, **kwargs)
+        self.with_key = with_key
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         path, target = self.samples[index]
         image = self.loader(path)
-        if self.transform is not None:
-            key = Key(image_key(image) if self.loader is default_loader else path)
-            image = self.transform(image, key)[0]
+        if self.transform is not None or self.with_key:
+            origin = _Origin.of(image_key(image) if self.loader is default_loader else path, image)
+            if self.transform is not None:
+                image, origin = self.transform(image, origin)[:2]
+            if self.with_key:
+                image = image, origin.now(size_of(image))
         return image, target if self.target_transform is None else self.target_transform(target)
 
 
@@ -208,93 +280,36 @@ class ImageLoader:
 
 def _is_image(leaf: Any) -> bool:
     labels = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video, Key)
-    return not isinstance(leaf, labels)
+    return not isinstance(leaf, labels) and not _is_users_own(leaf)
 
 
-def _labels(leaf: Any) -> Labels:
-    """Where a tv_tensor says that objects are; a video says nothing."""
-    if isinstance(leaf, tv_tensors.Mask):
-        mask = leaf.detach().cpu().numpy() != 0
-        return Labels(masks=mask.reshape(-1, *mask.shape[-2:]))
-    if isinstance(leaf, tv_tensors.BoundingBoxes):
-        return Labels(boxes=_upright_boxes(leaf))
-    if isinstance(leaf, tv_tensors.KeyPoints):
-        return Labels(points=_float_array(leaf).reshape(-1, 2))
-    return Labels()
+def _is_users_own(leaf: Any) -> bool:
+    """Whether it is of a tv_tensor class that torchvision does not know."""
+    return isinstance(leaf, tv_tensors.TVTensor) and not isinstance(leaf, _TOLD)
 
 
-def _upright_boxes(boxes: tv_tensors.BoundingBoxes) -> NDArray[np.float64]:
-    if not tv_tensors.is_rotated_bounding_format(boxes.format):
-        return _float_array(F.convert_bounding_box_format(boxes, new_format="XYXY")).reshape(-1, 4)
-    corners = _float_array(F.convert_bounding_box_format(boxes, new_format="XYXYXYXY")).reshape(-1, 4, 2)
-    return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+def _find_origin(sample: Any) -> _Origin | None:
+    if isinstance(sample, _Origin):
+        return sample
+    if not isinstance(sample, list | tuple):
+        return None
+    return next((found for value in sample if (found := _find_origin(value)) is not None), None)
 
 
-def _moved(label: Any, move: Move) -> Any:
-    """A label of an object that moved; it keeps its type, format and element type."""
-    if isinstance(label, tv_tensors.Mask):
-        masks = move.masks(label.detach().cpu().numpy())
-        return tv_tensors.wrap(torch.from_numpy(masks).to(label.device), like=label)
-    if isinstance(label, tv_tensors.KeyPoints):
-        return tv_tensors.wrap(_like(move.points(_float_array(label)), label), like=label)
-    if not isinstance(label, tv_tensors.BoundingBoxes):
-        return label
-    if not tv_tensors.is_rotated_bounding_format(label.format):
-        between, moved = "XYXY", move.boxes(_upright_boxes(label))
-    else:
-        between = "XYXYXYXY"
-        corners = _float_array(F.convert_bounding_box_format(label, new_format=between)).reshape(-1, 4, 2)
-        moved = move.corners(corners)
-        if np.linalg.det(move.matrix[:, :2]) < 0:
-            moved = moved[:, [1, 0, 3, 2]]  # mirrored, the first corner is the second
-        moved = moved.reshape(-1, 8)
-    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(moved), format=between, canvas_size=label.canvas_size)
-    boxes = F.convert_bounding_box_format(boxes, new_format=label.format)
-    return tv_tensors.wrap(_like(_float_array(boxes), label).reshape(label.shape), like=label)
-
-
-def _float_array(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return np.asarray(tensor.detach().cpu().double().numpy(), np.float64)
-
-
-def _like(values: NDArray[np.float64], tensor: torch.Tensor) -> torch.Tensor:
-    found = torch.from_numpy(values)
-    return (found if tensor.dtype.is_floating_point else found.round()).to(tensor.dtype).to(tensor.device)
-
-
-def _check_image(image: Any) -> None:
-    """Raise InputError unless a composite can take the image's form without loss."""
-    if isinstance(image, PIL.Image.Image):
-        if image.mode not in ("RGB", "RGBA", "L", "LA"):
-            raise InputError(
-                f'a PIL image of mode {image.mode}: call .convert("RGB") in the loader, before ReplaceBackground'
-            )
-    elif image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-        raise InputError(f"an image tensor of {image.dtype}: ReplaceBackground takes uint8 and floats in 0 … 1")
-    elif image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-        raise InputError(f"an image tensor is (1 | 3 | 4, H, W); got {tuple(image.shape)}")
-
-
-def _write_back(composite: Image, image: Any) -> Any:
-    """The composite `(H, W, 3)` uint8 in the form of the image: its type, mode, element type, alpha and device."""
-    return _to_pil(composite, image) if isinstance(image, PIL.Image.Image) else _to_tensor(composite, image)
-
-
-def _to_pil(composite: Image, image: PIL.Image.Image) -> PIL.Image.Image:
-    result = rgb_image(composite)
-    if image.mode != "RGB":  # convert copies in any case
-        result = result.convert(image.mode)
-    if image.mode.endswith("A"):
-        result.putalpha(image.getchannel("A"))
-    return result
-
-
-def _to_tensor(composite: Image, image: torch.Tensor) -> torch.Tensor:
-    channels = image.shape[0]
-    if channels == 1:
-        composite = cv2.cvtColor(composite, cv2.COLOR_RGB2GRAY)[..., None]
-    tensor = torch.from_numpy(composite).permute(2, 0, 1)
-    tensor = F.to_dtype(tensor, image.dtype, scale=True).to(image.device)
-    if channels == 4:
-        tensor = torch.cat([tensor, torch.as_tensor(image)[3:]])
-    return tv_tensors.wrap(tensor, like=image) if isinstance(image, tv_tensors.TVTensor) else tensor
+def _doubt(sample: Any, leaves: list[Any], needed: list[bool]) -> str:
+    """What in a sample is not understood and might become wrong if its images changed, in words; or empty."""
+    pairs = list(zip(leaves, needed, strict=True))
+    images = [leaf for leaf, is_needed in pairs if is_needed and _is_image(leaf)]
+    for leaf in leaves:
+        if isinstance(leaf, tv_tensors.Video):
+            return "a video"
+    if any(map(fault, images)):
+        return "a second picture, such as a mask or a depth map: " + next(filter(None, map(fault, images)))
+    sizes = [size_of(image) for image in images]
+    others = [leaf for leaf, is_needed in pairs if not is_needed and isinstance(leaf, torch.Tensor | np.ndarray)]
+    if not images:
+        return type(others[0]).__name__ if others else ""
+    found = next((text for leaf in others if (text := as_picture(leaf, sizes))), "")
+    if not found and not any(isinstance(leaf, tv_tensors.TVTensor) and not _is_image(leaf) for leaf in leaves):
+        found = untold_place(sample, lambda value: isinstance(value, tv_tensors.TVTensor | PIL.Image.Image))
+    return found

@@ -1,6 +1,5 @@
 """The torchvision transform: types in and out, arguments, randomness, misses."""
 
-import logging
 import pickle
 
 import numpy as np
@@ -191,26 +190,6 @@ def test_a_missing_variant_gives_way_to_another(tmp_path, image):
     replace = ReplaceBackground(cache, p=1)
     assert len({np.asarray(replace(image)).tobytes() for _ in range(20)}) == 1
     assert replace.counts["hits"] == 20
-
-
-def test_one_warning_when_the_first_hundred_all_miss(cache, caplog):
-    replace = ReplaceBackground(cache, p=1)
-    other = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
-    with caplog.at_level(logging.WARNING):
-        for _ in range(250):
-            replace(other)
-    assert [record.message[:41] for record in caplog.records] == ["none of the first 100 images was found in"]
-    assert "another transform ran before ReplaceBackground" in caplog.text
-
-
-def test_no_warning_when_one_of_them_was_found(cache, image, caplog):
-    replace = ReplaceBackground(cache, p=1)
-    other = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
-    with caplog.at_level(logging.WARNING):
-        replace(image)
-        for _ in range(250):
-            replace(other)
-    assert not caplog.records
 
 
 @pytest.mark.parametrize(

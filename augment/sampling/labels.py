@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.artifacts import Alpha, Image, Matte
-from augment.sampling.placement import outline
+from augment.sampling.placement import Move, outline
 
 Reason: TypeAlias = Literal["mask", "box", "keypoint"]
 
@@ -37,6 +37,69 @@ class Labels:
 
     def __bool__(self) -> bool:
         return any(found is not None and len(found) > 0 for found in (self.masks, self.boxes, self.points))
+
+    def present(self) -> Labels:
+        """Without the boxes and points that say that there is none (see `is_missing`)."""
+        boxes, points = (
+            values if values is None or not (gone := is_missing(values)).any() else values[~gone]
+            for values in (self.boxes, self.points)
+        )
+        return Labels(self.masks, boxes, points)
+
+
+def is_missing(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows `(n, 2 | 4)` are no point or box, but say that there is none, or fill a table: all 0 (as in COCO), all
+    negative, or not finite."""
+    return np.asarray(~np.isfinite(values).all(-1) | (values == 0).all(-1) | (values < 0).all(-1))
+
+
+def labeled_pixels(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a mask labels something: where it is not 0.
+
+    If it holds other classes and 0 as well, 255 and negative values are no class, but say that a pixel is of none (VOC
+    marks objects' borders so); in a mask with values above 255, they are numbers of instances.
+    """
+    labeled = np.asarray(mask != 0)
+    if mask.dtype == bool or not mask.size or mask.max() > 255:
+        return labeled
+    void = (mask == 255) | (mask < 0)
+    classes = labeled & ~void
+    return classes if void.any() and classes.any() and not labeled.all() else labeled
+
+
+def visible(alpha: NDArray[Any] | None) -> Labels:
+    """Where an image `(H, W)` uint8 or float in 0 … 1 is opaque, if its alpha is not the same everywhere."""
+    if alpha is None or alpha.min() == alpha.max():
+        return Labels()
+    return Labels(masks=alpha[None] >= (128 if alpha.dtype == np.uint8 else 0.5))
+
+
+def moved_points(move: Move, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(n, 2)` points that go with an object; missing ones stay as they are."""
+    moved, there = points.copy(), ~is_missing(points)
+    moved[there] = move.points(points[there])
+    return moved
+
+
+def moved_boxes(move: Move, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(n, 4)` left, top, right, bottom that go with an object; missing ones stay as they are."""
+    moved, there = boxes.copy(), ~is_missing(boxes)
+    moved[there] = move.boxes(boxes[there])
+    return moved
+
+
+def explained(reason: Reason, labels: Sequence[Labels], size: tuple[int, ...]) -> str:
+    """What is remarkable about the labels `(H, W)` that a matte cannot hold; empty if nothing is."""
+    for label in labels:
+        for mask in () if label.masks is None or reason != "mask" else label.masks:
+            if mask.shape != size:
+                return f"a mask of {mask.shape} for an image of {size}"
+            if mask.all():
+                return "a mask that is 0 nowhere"
+        for left, top, right, bottom in () if label.boxes is None or reason != "box" else label.boxes.tolist():
+            if not (left < right <= size[1] + 1 and top < bottom <= size[0] + 1):
+                return f"a box from {left:g}, {top:g} to {right:g}, {bottom:g} in an image of {size[1]} x {size[0]}"
+    return ""
 
 
 def protected(matte: Matte, labels: Sequence[Labels], image: Image) -> Matte | Reason:

@@ -121,6 +121,17 @@ class Move:
             self._move_mask(plane, result)
         return moved.reshape(masks.shape)
 
+    def plane(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A channel `(H, W)` uint8 or float that belongs to the object, such as its transparency; interpolated."""
+        # OpenCV's coordinates are those of pixels' centers.
+        linear, offset = self.matrix[:, :2], self.matrix[:, 2]
+        centers = np.column_stack([linear, linear @ [0.5, 0.5] + offset - 0.5])
+        known = np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32))
+        moved = cv2.warpAffine(
+            known, centers, values.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(moved.astype(values.dtype))
+
     def _move_mask(self, mask: NDArray[Any], result: NDArray[Any]) -> None:
         solid = (mask != 0).astype(np.uint8)
         left, top, width, height = cv2.boundingRect(solid)

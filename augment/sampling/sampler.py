@@ -19,10 +19,13 @@ from augment.errors import MissError
 from augment.imaging.composite import Blend, Layer, lay, object_layer
 from augment.imaging.fit import cover
 from augment.keys import image_key
+from augment.sampling.channels import BGR, flipped, is_bgr
 from augment.sampling.counts import Counts
-from augment.sampling.labels import Labels, on_object, protected
+from augment.sampling.fitting import fitted, was_resized
+from augment.sampling.labels import Labels, explained, on_object, protected
 from augment.sampling.placement import Move, Placement, PlacementDraws, place
 from augment.sampling.sources import Source
+from augment.sampling.watch import HIT, UNMOVED, Watch
 from augment.store.pool import Pool, Relation
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
@@ -34,8 +37,7 @@ logger = logging.getLogger(__name__)
 
 OnMiss: TypeAlias = Literal["keep", "pool", "compute", "raise"]
 
-_LOOKUPS_BEFORE_WARNING = 100
-_SAME_ASPECT = 0.02  # a resize to whole pixels changes the aspect ratio by less, a crop usually by more
+_ORDER_CHECKS = 16  # misses and keyed lookups of each process: whether images come as BGR
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -62,11 +64,15 @@ DRAWS = len(Draws._fields) - 1 + len(PlacementDraws._fields)
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """A background `(H, W, 3)` uint8, what goes over it, and how the object moved; None if it stayed in place."""
+    """A background `(H, W, 3)` uint8, what goes over it, and how the object moved; None if it stayed in place.
+
+    `movable` says whether the object was allowed to move.
+    """
 
     background: Image
     layer: Layer
     move: Move | None
+    movable: bool
 
     @cached_property
     def composite(self) -> Image:
@@ -74,8 +80,20 @@ class Replacement:
         return lay(self.layer, self.background)
 
 
-class _Miss(Exception):
-    """The store lacks something."""
+class _Kept(Exception):
+    """An image must stay unchanged: what this is counted as, and more about it."""
+
+    def __init__(self, outcome: str, detail: str = "") -> None:
+        super().__init__(outcome, detail)
+        self.outcome, self.detail = outcome, detail
+
+
+class _Miss(_Kept):
+    """The store lacks something of the image with that key or path."""
+
+    def __init__(self, name: str = "", detail: str = "") -> None:
+        super().__init__("misses", detail)
+        self.name = name
 
 
 class Sampler:
@@ -107,59 +125,119 @@ class Sampler:
         self.harmonize = harmonize
         self.protect_labels = protect_labels
         self.counts = Counts(
-            *("hits", "misses", "unusable", "mismatched"),
-            *("protected: mask", "protected: box", "protected: keypoint", "unmoved"),
+            *(HIT, "misses", "unusable", "mismatched", "doubtful", "no image"),
+            *("protected: mask", "protected: box", "protected: keypoint", UNMOVED),
         )
+        self._watch = Watch(self.counts, str(store))
+        self._order_checks = _ORDER_CHECKS
         self._compute = compute
         self._reader = Reader(store, record)
         needs_pool = source.draws_from_others or on_miss == "pool"
         self._pool = Pool(store.pool(record), source.max_coverage) if needs_pool else None
         self._in_worker = False
+        self._warn_of_groups()
+
+    def _warn_of_groups(self) -> None:
+        """Say so if backgrounds of the same or of another group are asked for, and there are no groups."""
+        related = [
+            name for name, weight in self.source.table().items() if weight and name.endswith((":same", ":other"))
+        ]
+        if related and self._pool is not None and len(self._pool.groups) < 2:
+            logger.warning(
+                "source: %r needs images of two groups or more, and %s knows %s: prewarm a folder whose first level "
+                "are the classes, a Dataset that returns classes, or pass `groups` to prewarm; or use source=%r",
+                related[0],
+                self.store,
+                "only " + repr(self._pool.groups[0]) if any(self._pool.groups) else "none",
+                related[0].rpartition(":")[0],
+            )
 
     def replace(
         self,
-        image: Image,
-        draws: Draws,
-        labels: Sequence[Labels] = (),
-        key: str | None = None,
+        images: Sequence[Image],
+        draws: Sequence[Draws],
+        labels: Sequence[Labels],
+        keys: Sequence[str | None],
+        *,
+        attached: Sequence[Labels] = (),
         movable: bool = True,
-    ) -> Replacement | None:
-        """A new background for the image `(H, W, 3)` uint8, or None, counted, if it must stay unchanged.
+    ) -> list[Replacement]:
+        """New backgrounds for the images `(H, W, 3)` uint8 of a sample; none if the sample must stay unchanged.
 
-        `key` is the image's key or path, if its pixels are a resized version of those that were prewarmed. `movable`
-        says whether all labels are known to belong to this image. Raises MissError with `on_miss="raise"`.
+        `keys` are the images' keys or paths, if their pixels are a resized version of those that were prewarmed.
+        `attached` is what belongs to an image and forbids only to move another object; `movable` says whether all
+        labels are known to belong to this image. Several images are replaced together, or none of them: an image that
+        the store lacks may be a mask or a depth map of another one. Raises MissError with `on_miss="raise"`.
         """
         if not self._in_worker and get_worker_info() is not None:
             self._in_worker = True
             # One thread, as torch gives each of its workers: there are many, and OpenCV's pool does not survive a fork.
             cv2.setNumThreads(0)
+        labels = [label for label in (label.present() for label in labels) if label]
+        compute = self._compute if len(images) == 1 else None
+        found: list[Replacement] = []
+        kept: list[_Kept] = []
+        for image, numbers, key in zip(images, draws, keys, strict=True):
+            try:
+                found.append(self._replaced(image, numbers, labels, key, compute, attached, movable))
+            except _Kept as outcome:
+                kept.append(outcome)
+        misses = [reason for reason in kept if isinstance(reason, _Miss)]
+        if kept and (found or 0 < len(misses) < len(kept)):
+            self.doubt(f"{len(images)} images of which not every one can be replaced, such as a mask beside its image")
+            return []
+        for reason in kept:
+            self._watch.add(reason.outcome, reason.detail)
+            if isinstance(reason, _Miss):
+                self._note_miss(reason.name)
+        for replacement in found:
+            self._watch.add(HIT)
+            if self.placement is not None and not replacement.movable:
+                self.counts.add(UNMOVED)
+        return found
+
+    def doubt(self, detail: str) -> None:
+        """Count a sample that stays unchanged because of something that is not understood."""
+        self._watch.add("doubtful", detail)
+
+    def no_image(self, detail: str) -> None:
+        """Count a sample without an image."""
+        self._watch.add("no image", detail)
+
+    def _replaced(
+        self,
+        image: Image,
+        draws: Draws,
+        labels: Sequence[Labels],
+        key: str | None,
+        compute: OnTheFly | None,
+        attached: Sequence[Labels],
+        movable: bool,
+    ) -> Replacement:
+        """A new background for one image. Raises _Kept."""
         keys = [image_key(image)] if key is None else self._keys(key)
-        compute = self._compute if key is None else None
+        compute = compute if key is None else None
+        original = getattr(key, "size", None)
+        name, matte = self._matte(keys, key, image, compute, original)
+        if matte.unusable:
+            raise _Kept("unusable", matte.unusable)
+        size = image.shape[:2]
+        matte_here = fitted(matte, size) if was_resized(matte, size, original) else None
+        if matte_here is None:
+            raise _Kept("mismatched", f"an image of {size}, a matte of {matte.size}")
+        if key is not None and self._order_checks:
+            self._check_order(image, name, matte_here)
+        widened = protected(matte_here, labels, image) if labels and self.protect_labels else matte_here
+        if isinstance(widened, str):
+            raise _Kept(f"protected: {widened}", explained(widened, labels, size))
         try:
-            key, matte = self._matte(keys, image, compute)
-            if matte.unusable:
-                self.counts.add("unusable")
-                return None
-            fitted = _fitted(matte, image.shape[:2])
-            if fitted is None:
-                self.counts.add("mismatched")
-                return None
-            labels = [label for label in labels if label]
-            widened = protected(fitted, labels, image) if labels and self.protect_labels else fitted
-            if isinstance(widened, str):
-                self.counts.add(f"protected: {widened}")
-                return None
-            background = self._background(key, image, draws, compute)
+            background = self._background(name, image, draws, compute)
         except _Miss:
-            self._miss(keys[0] if keys else os.path.abspath(str(key)))
-            return None
+            raise _Miss(name, "it has their mattes, but no background that they may have") from None
         move = None
-        if self.placement is not None:
-            if movable and on_object(fitted, labels):
-                move = place(self.placement, widened, draws.placement)
-            else:
-                self.counts.add("unmoved")
-        self.counts.add("hits")
+        movable = movable and self.placement is not None and on_object(matte_here, [*labels, *attached])
+        if movable and self.placement is not None:
+            move = place(self.placement, widened, draws.placement)
         # Labelled pixels stay, byte for byte: neither a faded edge nor moved colors.
         exact = bool(labels) and self.protect_labels
         layer = object_layer(
@@ -170,21 +248,41 @@ class Sampler:
             harmonize=0.0 if exact else self.harmonize,
             matrix=None if move is None else move.matrix,
         )
-        return Replacement(background, layer, move)
+        return Replacement(background, layer, move, movable)
 
     def _keys(self, key: str) -> list[str]:
         """The keys of a sample that carries its key or path."""
         return [key] if _KEY.fullmatch(key) else self.store.keys_at(key)
 
-    def _matte(self, keys: list[str], image: Image, compute: OnTheFly | None) -> tuple[str, Matte]:
+    def _matte(
+        self, keys: list[str], key: str | None, image: Image, compute: OnTheFly | None, original: tuple[int, int] | None
+    ) -> tuple[str, Matte]:
         """The matte of the key whose image had this one's shape. Raises _Miss."""
         found = self._mattes(keys)
         if not found and compute is not None:
             compute.compute(image, keys[0])
             found = self._mattes(keys)
         if not found:
-            raise _Miss
-        return next((pair for pair in found if _same_aspect(pair[1].size, image.shape[:2])), found[0])
+            if key is None and self._order_checks:
+                self._check_order_of_miss(image, keys[0])
+            raise _Miss(keys[0] if keys else os.path.abspath(str(key)))
+        return next((pair for pair in found if was_resized(pair[1], image.shape[:2], original)), found[0])
+
+    def _check_order(self, image: Image, key: str, matte: Matte) -> None:
+        """Raise _Kept for an image under a key or path whose channels are in the order BGR."""
+        if is_bgr(image, key, matte, self._reader):
+            self._watch.say(BGR)
+            raise _Kept("doubtful", BGR)
+        self._order_checks -= 1
+
+    def _check_order_of_miss(self, image: Image, key: str) -> None:
+        """Raise _Miss, which says so, for an image that is found with its channels in the opposite order."""
+        other = flipped(image)
+        found = image_key(other)
+        if found != key and self._mattes([found]):
+            self._watch.say(BGR)
+            raise _Miss(key, BGR)
+        self._order_checks -= 1
 
     def _mattes(self, keys: list[str]) -> list[tuple[str, Matte]]:
         return [(key, matte) for key in keys if (matte := self._reader.get(MATTE, key)) is not None]
@@ -232,43 +330,11 @@ class Sampler:
             return self._reader.any_variant(artifact, key, variants, draws.variant, at_least=size)
         return self._reader.get(artifact, key, at_least=size)
 
-    def _miss(self, name: str) -> None:
-        """Count and note an image, by its key or path, that the store lacks."""
-        self.counts.add("misses")
+    def _note_miss(self, name: str) -> None:
+        """Note an image, by its key or path, that the store lacks."""
         self.store.note_miss(self.record, name)
         if self.on_miss == "raise":
             raise MissError(
                 f"{self.store} has no background for the image {name} with the recipe {self.record.name!r}: prewarm "
                 "it, or check that no other transform runs before ReplaceBackground"
             )
-        totals = self.counts.totals()
-        if totals["misses"] == _LOOKUPS_BEFORE_WARNING and sum(totals.values()) == _LOOKUPS_BEFORE_WARNING:
-            logger.warning(
-                "none of the first %d images was found in %s: likely another transform ran before ReplaceBackground, "
-                "or the images are decoded differently than `augment prewarm` did (put it first, or prewarm the "
-                "Dataset itself)",
-                _LOOKUPS_BEFORE_WARNING,
-                self.store,
-            )
-
-
-def _same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two `(H, W)` are the same except for a resize."""
-    if one == other:
-        return True
-    # Within a pixel too, which is more at small sizes.
-    scale = (other[0] / one[0], other[1] / one[1])
-    return abs(scale[0] / scale[1] - 1) < max(_SAME_ASPECT, 1 / min(*one, *other))
-
-
-def _fitted(matte: Matte, size: tuple[int, ...]) -> Matte | None:
-    """The matte at the image's size `(H, W)`; None if that is not a resize of its own size."""
-    if matte.size == size:
-        return matte
-    if not _same_aspect(matte.size, size):
-        return None
-    method = cv2.INTER_AREA if size[0] < matte.size[0] else cv2.INTER_LINEAR
-    alpha = np.asarray(cv2.resize(matte.uncropped(), (size[1], size[0]), interpolation=method), np.uint8)
-    # Without edge colors: those of the soft pixels belonged to other pixels.
-    fitted = Matte.from_full(alpha, matte.confidence)
-    return None if fitted.unusable else fitted

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
-
 from augment.errors import InputError
 from augment.sampling.checks import check_range
+from augment.sampling.shared import Shared
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -53,18 +52,16 @@ class Probability:
 
     def __init__(self, p: float | Schedule) -> None:
         self.p = p
-        self._epoch = torch.zeros(1, dtype=torch.int64)
-        if callable(p):
-            self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = Shared(1)
         self.now()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell every process that shares this object, by fork or from a DataLoader, which epoch it is."""
-        self._epoch[0] = epoch
+        """Tell every process and copy that shares this object (see `Shared`) which epoch it is."""
+        self._epoch.array[0] = epoch
 
     def now(self) -> float:
         """The probability in this epoch."""
-        p = self.p(int(self._epoch[0])) if callable(self.p) else self.p
+        p = self.p(int(self._epoch.array[0])) if callable(self.p) else self.p
         check_range("p", p)
         return p
 
