@@ -26,8 +26,9 @@ _COVER = (0.1, 0.97)  # of its box: what covers less is not the object, and abov
 def cut_boxes(image: Image, boxes: NDArray[np.float64], size: int) -> tuple[Alpha, float]:
     """`(H, W)` uint8 alpha of the objects in all boxes, and the confidence, 0 to 1, of the one that is least certain.
 
-    Each is found with the box's longer side scaled to `size` pixels, if it is larger. A certain object reaches all four
-    sides of its box: the confidence is the overlap (IoU) of the box with what was found.
+    Each is found with its surroundings scaled to `size` pixels, if they are larger. A certain object reaches all four
+    sides of its box, and is found again from other seeds: the confidence is the lower of two overlaps (IoU), of the box
+    with the bounds of what was found, and of what was found with what is found from the ellipse inside the box.
     """
     alpha = np.zeros(image.shape[:2], np.uint8)
     confidences = [_add_object(image, boxes, box, size, alpha) for box in boxes]
@@ -46,10 +47,12 @@ def _add_object(image: Image, boxes: NDArray[np.float64], box: NDArray[np.float6
     corner = np.array([around[1].start, around[0].start] * 2)
     own, *others = (_filled((one - corner) * to_small, (height, width)) for one in [box, *boxes])
     # Another object is not background: two of a kind would look like it otherwise.
-    found = _cut(cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA), np.any(others, axis=0))
-    mask = _without_noise(found & own)
+    likely = np.any(others, axis=0)
+    small = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+    mask = _without_noise(_cut(small, likely, likely) & own)
+    again = _without_noise(_cut(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), likely, likely & (~own | _ellipse(own))) & own)
     np.maximum(alpha[around], find_edge(crop, mask), out=alpha[around])
-    return _reach(mask, own)
+    return min(_reach(mask, own), int((mask & again).sum()) / max(1, int((mask | again).sum())))
 
 
 def _around(box: NDArray[np.float64], shape: tuple[int, ...]) -> _Window:
@@ -70,11 +73,21 @@ def _filled(box: NDArray[np.float64], shape: tuple[int, int]) -> _Mask:
     return mask
 
 
-def _cut(image: Image, likely: _Mask) -> _Mask:
-    """GrabCut's mask, with everything outside the boxes as certain background."""
-    if not likely.any() or likely.all():  # nothing is seen of the background
-        return likely
-    labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+def _ellipse(box: _Mask) -> _Mask:
+    """The pixels of the ellipse inside a box."""
+    left, top, width, height = cv2.boundingRect(box.astype(np.uint8))
+    drawn = np.zeros(box.shape, np.uint8)
+    centre = (left + (width - 1) / 2, top + (height - 1) / 2)
+    cv2.ellipse(drawn, (centre, (float(width), float(height)), 0.0), 1, -1)
+    return drawn > 0
+
+
+def _cut(image: Image, possible: _Mask, likely: _Mask) -> _Mask:
+    """GrabCut's mask, with what is not possible as certain background and only the likely part as object to begin
+    with."""
+    if not likely.any() or likely.all() or possible.all():  # nothing is seen of the background
+        return possible
+    labels = np.where(likely, cv2.GC_PR_FGD, np.where(possible, cv2.GC_PR_BGD, cv2.GC_BGD)).astype(np.uint8)
     cv2.setRNGSeed(0)  # this thread's own generator, which starts GrabCut's k-means
     background_model, object_model = np.zeros((1, 65)), np.zeros((1, 65))
     whole = (0, 0, 0, 0)  # the rectangle is not read if a mask starts the cut

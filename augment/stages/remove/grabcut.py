@@ -26,6 +26,7 @@ _OPEN = 0.6  # middle of the lower border that does not: people and things on ta
 _KINDS = 6  # of background that a border shows: sky, ground, trees, …
 _NOISE = np.diag([20.0, 8.0, 8.0, 4.0])  # variance (L, a, b, texture) within which colors count as equal
 _PART = 0.35  # of the heaviest part's saliency: a lighter part does not belong to the object
+_WHOLE = 0.9  # of the image's area: a box that covers more says nothing of where the object is
 _HOLE = 0.003  # of the object's area: a smaller hole is noise
 _SQUARE = np.ones((3, 3), np.uint8)
 # Log odds that a cut overlaps the true matte by at least 0.7, from what can be measured without knowing it: logistic
@@ -45,7 +46,8 @@ class GrabCut(Remover):
     confidence is the estimated chance that it overlaps the true matte by 0.7 or more (intersection over union).
 
     If an item has boxes, the matte is the union of the objects in them, whatever else stands out, as in the paper. The
-    confidence is how far the least certain one fills its box: the IoU of the box with the bounds of what was found.
+    confidence is then that of the least certain object: how far it fills its box, and is found again from other seeds.
+    A box of nearly the whole image is as none.
 
     - `size`: the longer side, in pixels, of the image or of a box with its surroundings, at which the object is found;
       its edge is then found at full size.
@@ -69,7 +71,7 @@ class GrabCut(Remover):
         if min(height, width) < _SMALLEST:
             small = f"doubtful: an image of {height}x{width} pixels is too small, it needs {_SMALLEST} a side"
             return Matte.from_full(np.zeros((height, width), np.uint8), 0.0, small)
-        if boxes is not None and len(boxes):
+        if boxes is not None and len(boxes) and _share(boxes, image).max() < _WHOLE:
             alpha, confidence = cut_boxes(image, boxes, self.size)
         else:
             scale = min(1.0, self.size / max(height, width))
@@ -79,6 +81,12 @@ class GrabCut(Remover):
         doubtful = confidence < self.doubt and alpha.any()
         reason = f"doubtful: confidence {confidence:.2f}, below {self.doubt:g}" if doubtful else None
         return Matte.from_full(alpha, confidence, reason)
+
+
+def _share(boxes: NDArray[np.float64], image: Image) -> NDArray[np.float64]:
+    """The share of the image's area that each box covers."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return np.asarray(sides.prod(axis=1) / (image.shape[0] * image.shape[1]))
 
 
 def find_object(image: Image) -> tuple[_Mask, float]:
