@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from augment.errors import UnavailableError
+from augment.errors import RecipeError, UnavailableError
 from augment.recipe import Recipe
 
 
@@ -27,17 +27,17 @@ def examine(recipe: Recipe) -> list[Finding]:
     """One finding per stage. Asks the network if weights are missing, for a few seconds at most; downloads nothing."""
     findings = []
     for kind, stage in recipe.all_stages.items():
-        if stage.substages:
-            continue  # each of those has a finding of its own
-        target, weights, problem = "-", "none needed", None
+        # Stages inside a stage have findings of their own.
+        target, weights, problem = "-", "none of its own" if stage.substages else "none needed", None
         try:
-            target = stage.target()
+            target = target if stage.substages else stage.target()
             model = stage.weights()
             if model is not None:
+                weights = "missing"
                 weights = str(model.find() or f"{model.model}: will be downloaded at first use")
             stage.check()
-        except UnavailableError as error:
-            weights, problem = "missing", str(error)
+        except (UnavailableError, RecipeError) as error:
+            problem = str(error)
         findings.append(Finding(kind, stage.backend, target, weights, problem))
     return findings
 

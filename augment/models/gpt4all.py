@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from pydantic import Field
 
 from augment.errors import UnavailableError
 from augment.models.chat import Message
-from augment.models.chat_template import prompt_template
+from augment.models.chat_template import prompt_template, read_metadata
 from augment.models.quiet import stderr_to_log
 from augment.models.weights import PROBE_SECONDS, Weights, within
 
@@ -95,8 +97,11 @@ class Gpt4AllModel:
         return self.device or "GPT4All's choice"
 
     def check(self) -> None:
-        """Raise UnavailableError if gpt4all or the model is missing and cannot be fetched."""
+        """Raise UnavailableError if gpt4all, the model or the device is missing, or if the file is not GGUF."""
         self.weights().check()
+        if (path := self.weights().find()) is not None:
+            read_metadata(path)
+        check_device(self.device)
 
     def chat(self, messages: Sequence[Message], seed: int = 0) -> str:
         """The model's answer; see `Chat`. The seed has no effect."""
@@ -144,3 +149,32 @@ class Gpt4AllModel:
                     f"({said.strip()}); its llama.cpp is of mid-2024: use a GGUF file of that time, or a server"
                 ) from error
         return model
+
+
+def check_device(device: str | None) -> None:
+    """Raise UnavailableError if GPT4All would not find the device on this machine."""
+    if device in (None, "cpu"):
+        return
+    way_out = 'use device = "cpu", or leave it out'
+    if sys.platform == "darwin":
+        if device != "gpu" or platform.machine() != "arm64":
+            raise UnavailableError(
+                f'device = "{device}": on a Mac GPT4All runs on Apple silicon\'s "gpu"; or {way_out}'
+            )
+        return
+    from gpt4all import GPT4All
+
+    with stderr_to_log("gpt4all"):
+        try:
+            found = GPT4All.list_gpus()
+        except ValueError:  # it finds none
+            found = []
+    backend = "cuda" if device.partition(":")[0] == "cuda" else "kompute"
+    same = [name for name in found if name.startswith(f"{backend}:")]
+    is_any = device in ("cuda", "kompute", "gpu", "amd", "nvidia")
+    if not (same if is_any else {device, f"{backend}:{device}"} & set(found)):
+        hint = 'CUDA needs NVIDIA\'s driver and pip install "gpt4all[cuda]"; ' if backend == "cuda" else ""
+        raise UnavailableError(
+            f'device = "{device}": GPT4All finds no such device on this machine, only {", ".join(found) or "the CPU"}; '
+            f"{hint}{way_out}"
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,16 @@ from pydantic import Field
 
 from augment.artifacts import Image
 from augment.errors import UnavailableError
+from augment.models.mask_rcnn_files import Layout, read_layout, read_tensors
 from augment.models.weights import PROBE_SECONDS, Weights, pick_device
 
 if TYPE_CHECKING:
     from torchvision.models.detection import MaskRCNN
 
 COCO = "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"
+
+_BUILDERS = {"v1": "maskrcnn_resnet50_fpn", "v2": "maskrcnn_resnet50_fpn_v2"}
+_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-"  # torchvision sets the epsilon of these weights' norms to 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +90,11 @@ class TorchvisionCheckpoint(Weights):
 
 @dataclass(frozen=True)
 class MaskRcnnModel:
-    """The settings that every role of torchvision's `maskrcnn_resnet50_fpn_v2` (He et al. 2017; Li et al. 2021) has.
+    """The settings that every role of torchvision's Mask R-CNN has: `maskrcnn_resnet50_fpn` (He et al. 2017) or
+    `maskrcnn_resnet50_fpn_v2` (Li et al. 2021), whichever the checkpoint is of.
 
-    - `model`: torchvision's weights by name, or a checkpoint of this architecture: a state dict as `.safetensors`, or
-      as torch saves it, read with `weights_only=True`.
+    - `model`: torchvision's weights by name, or a checkpoint: a state dict as `.safetensors`, or as torch saves it, on
+      its own or as torchvision's reference scripts, DataParallel and Lightning keep it, read with `weights_only=True`.
     - `names`: the classes of your checkpoint, in the order of its outputs, without the background; empty for COCO's.
     - `score`: objects scored below it are left out, 0 to 1.
     - `device`: as torch names it, or "auto".
@@ -115,9 +119,11 @@ class MaskRcnnModel:
         return pick_device(self.device)
 
     def check(self) -> None:
-        """Raise UnavailableError if there is no such checkpoint or device."""
+        """Raise UnavailableError if there is no such checkpoint or device, or if the checkpoint does not fit."""
         self.target()
         self.weights().check()
+        if (path := self.weights().find()) is not None:
+            self._fitting(path)
 
     def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
         """`(H, W, 3)` uint8 RGB images of any sizes to what is found in each of them, best first.
@@ -147,27 +153,36 @@ class MaskRcnnModel:
     @cached_property
     def _network(self) -> tuple[MaskRCNN, str]:
         import torch
-        from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+        from torchvision.models import detection
 
         device = self.target()
-        classes = 1 + len(self.names) if self.names else len(_coco_names())
         path = self.weights().resolve()
-        state = _state_dict(path)
-        outputs = state.get("roi_heads.box_predictor.cls_score.bias")
-        if outputs is not None and len(outputs) != classes:
-            names = f"{len(self.names)} names are given" if self.names else "no names are given, which means COCO's"
-            raise UnavailableError(
-                f"{path}: the checkpoint has {len(outputs) - 1} classes besides the background, but {names}"
-            )
+        layout = self._fitting(path)
+        build = getattr(detection, _BUILDERS[layout.version])
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away; the caller's generator stays
-            network = maskrcnn_resnet50_fpn_v2(
-                weights=None, weights_backbone=None, num_classes=classes, box_score_thresh=self.score
+            network = build(
+                weights=None, weights_backbone=None, num_classes=layout.outputs, box_score_thresh=self.score
             )
         try:
-            network.load_state_dict(state)
+            network.load_state_dict(read_tensors(path, layout))
         except RuntimeError as error:
-            raise UnavailableError(f"{path}: not a state dict of torchvision's maskrcnn_resnet50_fpn_v2") from error
+            raise UnavailableError(f"{path}: not a state dict of torchvision's {_BUILDERS[layout.version]}") from error
+        if path.name.startswith(_WITHOUT_EPSILON):
+            for module in network.backbone.body.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eps = 0.0
         return network.to(device).eval(), device
+
+    def _fitting(self, path: Path) -> Layout:
+        """The checkpoint's layout. Raises UnavailableError if it has another number of classes than there are names."""
+        layout = read_layout(path)
+        classes = 1 + len(self.names) if self.names else len(_coco_names())
+        if layout.outputs != classes:
+            names = f"{len(self.names)} names are given" if self.names else "no names are given, which means COCO's"
+            raise UnavailableError(
+                f"{path}: the checkpoint has {layout.outputs - 1} classes besides the background, but {names}"
+            )
+        return layout
 
 
 def _coco_names() -> tuple[str, ...]:
@@ -175,20 +190,3 @@ def _coco_names() -> tuple[str, ...]:
     from torchvision.models import get_weight
 
     return tuple(get_weight(COCO).meta["categories"])
-
-
-def _state_dict(path: Path) -> dict[str, Any]:
-    """The tensors of a checkpoint; code in it is never run. torchvision's training script nests them under "model"."""
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state.get("model", state))
-    except Exception as error:
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        why = "it holds more than tensors, which augment does not load" if unsafe else "it is not a checkpoint"
-        raise UnavailableError(f"{path}: {why}; save the model's state_dict() as .safetensors") from error

@@ -21,6 +21,8 @@ from pydantic import Field
 
 from augment.artifacts import Alpha, Image, Matte
 from augment.errors import UnavailableError
+from augment.models.headers import check_onnx
+from augment.models.onnxruntime import check_provider, pick_providers
 from augment.models.saliency import HAZE, as_probability, confidence, is_flat
 from augment.models.weights import Weights, check_libraries
 
@@ -42,6 +44,11 @@ class RembgWeights(Weights):
             return local
         found = self._session().resolve_existing(f"{self.model}.onnx")
         return Path(found) if found else None
+
+    def check(self) -> None:
+        super().check()
+        if (path := self.find()) is not None:
+            check_onnx(path)
 
     def _session(self) -> Any:
         sessions = rembg_sessions()
@@ -121,6 +128,7 @@ class Network:
         except Exception as error:  # onnxruntime's own classes derive from nothing narrower
             reason = str(error).strip().splitlines()[0]
             raise UnavailableError(f"{path}: onnxruntime cannot load it: {reason}") from error
+        check_provider(self._session.inner_session, device)
         self._session.inner_session = _Recorder(self._session.inner_session, self._last)
 
     def predict(self, image: Image) -> tuple[Alpha, float | None]:
@@ -204,22 +212,12 @@ def _alpha_matting_cutout() -> Any:
     return rembg.bg.alpha_matting_cutout
 
 
-def pick_providers(device: str) -> list[str]:
-    """What onnxruntime runs on for "auto", "cpu" or "cuda", first choice first. Raises UnavailableError."""
-    check_libraries(RembgWeights.libraries)
-    import onnxruntime
-
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    if device == "cuda":
-        raise UnavailableError('device = "cuda": onnxruntime has no CUDA here: pip install "rembg[gpu]", or use "auto"')
-    return ["CPUExecutionProvider"]
-
-
 def count_threads() -> int:
-    """The cores this process may use; OMP_NUM_THREADS lowers it, as it does for torch and for rembg itself."""
-    if given := os.environ.get("OMP_NUM_THREADS"):
-        return max(1, int(given))
+    """The cores this process may use; OMP_NUM_THREADS lowers it, as it does for torch and for rembg itself.
+
+    OpenMP takes a list there, a number for each nesting level: "8,1".
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

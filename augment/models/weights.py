@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from augment.errors import UnavailableError
 
@@ -129,6 +129,8 @@ class Weights(ABC):
             raise self._missing("HF_HUB_OFFLINE forbids a download")
         try:
             ask()
+        except UnavailableError:
+            raise
         except Exception as error:  # each HTTP library has its own
             raise self._missing(f"cannot be downloaded ({_reason(error)})") from error
 
@@ -184,8 +186,20 @@ class HubWeights(Weights):
 
     def _probe(self) -> None:
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-        HfApi().model_info(self.model, revision=self.revision, timeout=PROBE_SECONDS)
+        api = HfApi()
+        login = "log in with `hf auth login`, or set HF_TOKEN"
+        try:
+            api.model_info(self.model, revision=self.revision, timeout=PROBE_SECONDS)
+            within(PROBE_SECONDS, lambda: api.auth_check(self.model))  # a gated model has its page for everybody
+        except GatedRepoError as error:
+            page = f"{api.endpoint}/{self.model}"
+            raise UnavailableError(
+                f"{self.model} is gated, and this account may not download it: accept its terms at {page}, and {login}"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise self._missing(f"the hub has no such model, or it is private ({login})") from error
 
     @property
     def tried(self) -> str:
@@ -196,6 +210,17 @@ class HubWeights(Weights):
     @property
     def command(self) -> str:
         return f"hf download {self.model}" + (f" --revision {self.revision}" if self.revision else "")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises UnavailableError naming the file if it does not."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UnavailableError(f"{path} is not a JSON object")
+    return found
 
 
 def missing_safetensors(folder: Path, variant: str | None = None) -> str | None:

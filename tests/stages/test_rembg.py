@@ -16,7 +16,7 @@ from PIL import Image
 
 from augment.artifacts import Matte
 from augment.errors import UnavailableError
-from augment.models.rembg import AlphaMatting
+from augment.models.rembg import AlphaMatting, count_threads
 from augment.stages.remove.rembg import Rembg
 
 OBJECT = "animals/mammals/apes/chimp.png"
@@ -178,3 +178,11 @@ def test_sessions_need_neither_numba_nor_the_rest_of_rembg() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("value", "threads"), [("8,1", 8), ("3", 3), (" 2 , 1", 2), ("all", None), ("0", None)])
+def test_omp_num_threads_may_be_a_list(value: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = count_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert count_threads() == (threads or cores)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from augment.artifacts import Image, Matte
-from augment.models.rembg import AlphaMatting, Network, RembgWeights, count_threads, pick_providers, refine_edge
+from augment.models.onnxruntime import CUDA, pick_providers
+from augment.models.rembg import AlphaMatting, Network, RembgWeights, count_threads, refine_edge
 from augment.models.saliency import FLAT, doubt_reason
 from augment.models.weights import check_libraries
 from augment.stages.remove import Remover
@@ -53,7 +54,7 @@ class Rembg(Remover):
         return RembgWeights(self.model)
 
     def target(self) -> str:
-        return "cuda" if "CUDAExecutionProvider" in pick_providers(self.device) else "cpu"
+        return "cuda" if CUDA in pick_providers(self.device) else "cpu"
 
     def check(self) -> None:
         self.weights().check()
