@@ -22,8 +22,9 @@ def cover(image: Image, height: int, width: int, x: float = 0.5, y: float = 0.5)
     part = image[top : top + part_height, left : left + part_width]
     if part.shape[:2] == (height, width):
         return np.ascontiguousarray(part)
-    # Averaging avoids aliasing when shrinking; Lanczos is sharper when enlarging.
-    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LANCZOS4
+    # Below half the size, bilinear interpolation would skip pixels. Down to it, averaging takes 6 times as long for no
+    # visible difference; when enlarging, Lanczos takes 10 times as long as bicubic.
+    method = cv2.INTER_AREA if scale > 2 else cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(part, (width, height), interpolation=method), np.uint8)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from augment.artifacts import Image
 
@@ -33,31 +35,51 @@ _ArrowArray._fields_ = [
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+_memoryview = ctypes.pythonapi.PyMemoryView_FromMemory
+_memoryview.restype = ctypes.py_object
+_memoryview.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+_PYBUF_WRITE = 0x200
 
 
 def rgb_array(image: PIL.Image.Image) -> Image:
-    """`(H, W, 3)` uint8 from an image of mode RGB.
-
-    Uses the Arrow C data interface: Pillow stores four bytes per pixel and exports them as lists of four, without a
-    copy if they are in one block.
-    """
-    if not image.width or not image.height:
-        return np.asarray(image)
-    try:
-        _, capsule = image.__arrow_c_array__()
-    except ValueError:  # larger than one block (16 MB)
-        return np.asarray(image)
-    array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
-    memory = (ctypes.c_uint8 * (4 * array.length)).from_address(array.children[0].contents.buffers[1])
-    pixels = np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))  # a copy: `capsule` keeps the memory only until here
+    """`(H, W, 3)` uint8 from an image of mode RGB."""
+    memory = _memory(image)
+    return np.asarray(image) if memory is None else np.asarray(cv2.cvtColor(memory.pixels, cv2.COLOR_RGBA2RGB))
 
 
 def rgb_image(array: Image) -> PIL.Image.Image:
-    """An image of mode RGB from `(H, W, 3)` uint8; `PIL.Image.fromarray` clears its memory first."""
-    image = PIL.Image.new("RGB", array.shape[1::-1], None)
-    image.frombytes(np.ascontiguousarray(array).data)
+    """An image of mode RGB from `(H, W, 3)` uint8."""
+    image = PIL.Image.new("RGB", array.shape[1::-1], None)  # `PIL.Image.fromarray` clears its memory first
+    memory = _memory(image)
+    if memory is None:
+        image.frombytes(np.ascontiguousarray(array).data)
+    else:
+        cv2.cvtColor(array, cv2.COLOR_RGB2RGBA, dst=memory.pixels)
     return image
+
+
+class _Memory(NamedTuple):
+    """The memory of an image of mode RGB: `(H, W, 4)` uint8, valid for as long as `owner` exists."""
+
+    pixels: NDArray[np.uint8]
+    owner: object
+
+
+def _memory(image: PIL.Image.Image) -> _Memory | None:
+    """The image's own pixels without a copy, or None if they are not in one block (more than 16 MB) or there are none.
+
+    Uses the Arrow C data interface: Pillow stores four bytes per pixel and exports them as lists of four.
+    """
+    if not image.width or not image.height:
+        return None
+    try:
+        _, capsule = image.__arrow_c_array__()
+    except ValueError:  # not in one block
+        return None
+    array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
+    # Not a ctypes array: that needs a new type for each size, which only the garbage collector can free.
+    view = _memoryview(array.children[0].contents.buffers[1], 4 * array.length, _PYBUF_WRITE)
+    return _Memory(np.frombuffer(view, np.uint8).reshape(image.height, image.width, 4), capsule)
 
 
 def exif_orientation(image: PIL.Image.Image) -> int:
