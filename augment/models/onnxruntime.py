@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,8 @@ from augment.models.weights import check_libraries
 logger = logging.getLogger(__name__)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+_LACKING = re.compile(r"(lib[\w.+-]+): cannot open shared object file")
 
 
 def pick_providers(device: str) -> list[str]:
@@ -66,15 +69,15 @@ def _cuda_fault() -> str | None:
             logger.debug("onnxruntime: %s", printed.getvalue())
         try:
             session = onnxruntime.InferenceSession(_one_node(), options, providers=[CUDA, CPU])
-            works, why = CUDA in session.get_providers(), ""
+            works = CUDA in session.get_providers()
         except Exception as error:  # onnxruntime's own classes derive from nothing narrower
-            works, why = False, str(error)
-        lines = heard()
+            logger.debug("onnxruntime: %s", error)
+            works = False
+        lacks = _LACKING.search("\n".join(heard()))
     if works:
         return None
-    said = next((line for line in lines if "lib" in line and ".so" in line), why).strip()[:200]
     return (
-        f"onnxruntime cannot load its CUDA libraries{f' ({said})' if said else ''}: "
+        f"onnxruntime cannot load its CUDA libraries{f' ({lacks[1]} is missing)' if lacks else ''}: "
         'pip install "onnxruntime-gpu[cuda,cudnn]", with a driver to match'
     )
 
