@@ -32,14 +32,23 @@ def test_train_imagefolder_prewarms_and_trains(tmp_path):
     assert "'misses': 0" in out
 
 
-def test_own_masks_uses_a_folder_and_a_dataset(tmp_path):
-    paths = write_folder(tmp_path / "images", 3)
-    for path in paths:
-        mask = tmp_path / "masks" / path.relative_to(tmp_path / "images")
+@pytest.mark.parametrize("suffixes", [(".png", ".png"), (".jpg", ".png"), (".JPG", ".bmp"), (".tif", ".tif")], ids=str)
+def test_own_masks_uses_a_folder_and_a_dataset(tmp_path, suffixes):
+    for number, path in enumerate(write_folder(tmp_path / "images", 4)):
+        image = path.with_suffix(suffixes[0])
+        PIL.Image.open(path).save(image, quality=95)
+        if image != path:
+            path.unlink()
+        mask = (tmp_path / "masks" / path.relative_to(tmp_path / "images")).with_suffix(suffixes[1])
         mask.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray((scene(int(path.stem))[1] > 127).astype("uint8")).save(mask)
+        values = PIL.Image.fromarray((scene(int(path.stem))[1] > 127).astype("uint8"))
+        if number == 1:
+            values.putpalette([0, 0, 0, 0, 0, 0])  # its colors are all black
+        if number < 3:
+            values.save(mask)
     out = run("own_masks.py", tmp_path / "images", tmp_path / "masks", "--cache", tmp_path / "cache")
-    assert out.count("3 images: 3 complete") == 2
+    assert "3 images: 3 complete" in out
+    assert out.count("has no mask in") == 2
     assert "'hits': 3, 'misses': 0" in out
 
 

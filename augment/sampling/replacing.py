@@ -108,16 +108,18 @@ class Replacing:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images were "hits", "misses" and so on, in this process and its workers.
+        """How many images were "hits", "misses" and so on, in this process and its workers, with all copies.
 
-        "unusable": the matte must not be used; "mismatched": the image under a key or path has another shape than its
-        matte; "protected: mask" (box, keypoint): returned unchanged because of such a label; "unmoved": hits whose
-        labels forbade moving the object.
+        "unusable": the matte must not be used; "mismatched": the image under a key or path is more than a resize of its
+        matte's; "doubtful": samples that hold something that is not understood; "no image": samples without an image;
+        "protected: mask" (box, keypoint): returned unchanged because of such a label; "unmoved": hits whose labels
+        forbade moving the object. If most images stay unchanged, or all from some time on, a warning says why, once.
         """
         return self.sampler.counts.totals()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the schedule `p` which epoch begins, in this process and its workers, persistent ones too."""
+        """Tell the schedule `p` which epoch begins, in this process and its workers, persistent ones too, and in all
+        copies."""
         self._probability.set_epoch(epoch)
 
 

@@ -259,12 +259,12 @@ class Sampler:
     ) -> tuple[str, Matte]:
         """The matte of the key whose image had this one's shape. Raises _Miss."""
         found = self._mattes(keys)
+        if not found and key is None and self._order_checks:
+            self._check_order_of_miss(image, keys[0])
         if not found and compute is not None:
             compute.compute(image, keys[0])
             found = self._mattes(keys)
         if not found:
-            if key is None and self._order_checks:
-                self._check_order_of_miss(image, keys[0])
             raise _Miss(keys[0] if keys else os.path.abspath(str(key)))
         return next((pair for pair in found if was_resized(pair[1], image.shape[:2], original)), found[0])
 
