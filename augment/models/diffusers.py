@@ -24,12 +24,11 @@ from augment.models.diffusion_files import (
     DiffusersWeights,
     Embedding,
     Lora,
-    read_json,
 )
 from augment.models.diffusion_loading import Runtime, denoiser_of, load_pipeline
 from augment.models.diffusion_schedule import Own, check_scheduler, warn_of_excess
 from augment.models.quiet import quiet
-from augment.models.weights import check_libraries, pick_device
+from augment.models.weights import check_libraries, pick_device, read_json
 
 # Further arguments of a pipeline for the items at these indices, which are drawn at this (height, width).
 Conditions: TypeAlias = Callable[[Sequence[int], tuple[int, int]], Mapping[str, Any]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from augment.errors import UnavailableError
-from augment.models.weights import HubWeights, Weights, check_libraries, missing_safetensors
+from augment.models.weights import HubWeights, Weights, check_libraries, missing_safetensors, read_json
 
 LIBRARIES = ("diffusers", "transformers")
 INDEX = "model_index.json"
@@ -257,17 +256,6 @@ class Embedding:
 
     def weights(self) -> AddOnFile:
         return AddOnFile(self.model, self.revision, self.file)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises UnavailableError naming the file if it does not."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UnavailableError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UnavailableError(f"{path} is not a JSON object")
-    return found
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:

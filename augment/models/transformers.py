@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,18 @@ from PIL import Image as PILImage
 from pydantic import Field
 
 from augment.artifacts import Image
-from augment.errors import ItemFailed, UnavailableError
+from augment.errors import ItemFailed, RecipeError, UnavailableError
 from augment.models.batches import free_memory, in_batches
 from augment.models.quiet import quiet
-from augment.models.weights import DtypeName, HubWeights, missing_safetensors, pick_device, pick_dtype
+from augment.models.weights import (
+    DtypeName,
+    HubWeights,
+    check_libraries,
+    missing_safetensors,
+    pick_device,
+    pick_dtype,
+    read_json,
+)
 
 
 @dataclass(frozen=True)
@@ -30,27 +39,43 @@ class TransformersWeights(HubWeights):
         return missing_safetensors(folder) if (folder / self.index).is_file() else self.index
 
 
+# What models without a chat template are asked for a caption, by their `model_type`: their own words for that task.
+_TASKS = {
+    "florence2": "<MORE_DETAILED_CAPTION>",
+    "paligemma": "caption en",
+    "instructblip": "Describe the image in one sentence.",
+    "kosmos-2": "<grounding>An image of",
+}
+_QUESTION = "Describe this picture in one sentence: what it shows, its surroundings and its light."
+_WITHOUT_TEXT = {"git", "blip", "blip-2", "vision-encoder-decoder", "pix2struct", "donut-swin"}
+_PLACE_THEIR_IMAGES = {*_TASKS, *_WITHOUT_TEXT}  # others need the image's token in the text
+# Packages that only one processor imports, and only when it is loaded.
+_PACKAGES = {"SmolVLMProcessor": "num2words"}
+
+
 @dataclass(frozen=True)
 class ImageToTextModel:
     """A model that `AutoModelForImageTextToText` loads from safetensors, with no remote code.
 
-    A model whose processor has a chat template is asked `question` about each image; any other gets only the image, as
-    GIT and BLIP take it. Decoding is greedy: an image has one answer, except for what rounding may do in half
-    precision.
+    A model whose processor has a chat template is asked a question about each image, without thinking aloud if it
+    would; GIT and BLIP take only the image; others take a task in words of their own. Decoding is greedy: an image has
+    one answer, except for what rounding may do in half precision.
 
     - `model`: its name on the hub, or a folder; `revision` (branch, tag or commit) of its files, None for main.
-    - `question`: what a model with a chat template is asked.
+    - `prompt`: the question or the task; None is a plain question, and the model's own task for a caption where one is
+      known (Florence-2: "<MORE_DETAILED_CAPTION>", PaliGemma: "caption en").
     - `max_new_tokens`: the longest answer, in the model's tokens.
     - `device`: as torch names it, or "auto"; `dtype`: "auto" is half precision on CUDA and float32 elsewhere.
     - `batch_size`: images at once; halved while memory does not suffice.
     """
 
     execution_only: ClassVar[frozenset[str]] = frozenset({"device", "dtype", "batch_size"})
+    table: ClassVar[str]  # where its settings are in a recipe, for messages
 
     model: str
     revision: str | None = None
-    question: str = ""
-    max_new_tokens: Annotated[int, Field(ge=1)] = 40
+    prompt: str | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 120
     device: str = "auto"
     dtype: DtypeName = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -62,9 +87,23 @@ class ImageToTextModel:
         return pick_device(self.device)
 
     def check(self) -> None:
-        """Raise UnavailableError if transformers, the model or the device is missing; loads nothing."""
+        """Raise UnavailableError if transformers, a package that the model needs, the model or the device is missing,
+        RecipeError if the model needs a prompt; loads nothing."""
         self.target()
         self.weights().check()
+        folder = self.weights().find()
+        if folder is None:
+            return
+        processor = _read(folder, "processor_config.json") or _read(folder, "preprocessor_config.json")
+        if (name := processor.get("processor_class")) in _PACKAGES:
+            check_libraries([_PACKAGES[name]])
+        kind = str(_read(folder, "config.json").get("model_type"))
+        silent = self.prompt is None and kind not in _PLACE_THEIR_IMAGES
+        if silent and not _has_chat_template(folder):
+            raise RecipeError(
+                f"{self.table}.prompt: {self.model} ({kind}) has no chat template and needs a text beside the image: "
+                "set the one that its model card gives for captions"
+            )
 
     def unload(self) -> None:
         for loaded in ("_loaded", "_fits"):
@@ -73,7 +112,7 @@ class ImageToTextModel:
 
     @property
     def is_chatted_with(self) -> bool:
-        """Whether the model is asked `question`; loads it."""
+        """Whether the model has a chat template; loads it."""
         processor, _ = self._loaded
         return bool(getattr(processor, "chat_template", None))
 
@@ -108,33 +147,76 @@ class ImageToTextModel:
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.padding_side = "left"  # the answers of a batch must all start right after their question
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
         return processor, model.to(device).eval()
 
     def _answer_batch(self, images: Sequence[Image]) -> list[str]:
         import torch
 
         processor, model = self._loaded
-        pictures = [PILImage.fromarray(image) for image in images]
+        with quiet("transformers"), torch.inference_mode():
+            inputs = self._inputs([PILImage.fromarray(image) for image in images])
+            tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
+            # Models differ in whether they repeat what they were asked.
+            asked = inputs.get("input_ids")
+            if asked is not None and torch.equal(tokens[:, : asked.shape[1]], asked):
+                tokens = tokens[:, asked.shape[1] :]
+            return [str(text) for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _inputs(self, pictures: Sequence[PILImage.Image]) -> dict[str, Any]:
+        """Everything that the processor makes of the images and the prompt, on the model's device."""
+        processor, model = self._loaded
         if self.is_chatted_with:
-            inputs = processor.apply_chat_template(
+            made = processor.apply_chat_template(
                 [self._message(picture) for picture in pictures],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
                 processor_kwargs={"padding": True},
+                enable_thinking=False,  # of templates that know it, such as Qwen's
             )
         else:
-            inputs = {"pixel_values": processor(images=pictures, return_tensors="pt")["pixel_values"]}
-        moved = {
+            text = self._text()
+            texts = {} if text is None else {"text": [text] * len(pictures), "padding": True}
+            made = processor(images=list(pictures), return_tensors="pt", **texts)
+        inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
+            if hasattr(value, "is_floating_point")
+            else value
+            for name, value in made.items()
         }
-        with torch.inference_mode():
-            tokens = model.generate(**moved, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-        asked = moved["input_ids"].shape[1] if self.is_chatted_with else 0
-        return [str(text) for text in processor.batch_decode(tokens[:, asked:], skip_special_tokens=True)]
+        if model.config.model_type == "git" and "input_ids" in inputs:
+            ended = inputs["input_ids"][0, -1] == processor.tokenizer.sep_token_id
+            if ended:  # it goes on where the text ends
+                inputs |= {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask")}
+        known = inspect.signature(model.forward).parameters
+        return {name: value for name, value in inputs.items() if name in known or not name.endswith("token_type_ids")}
+
+    def _text(self) -> str | None:
+        """The text beside the image for a model without a chat template."""
+        processor, model = self._loaded
+        kind = model.config.model_type
+        text = _TASKS.get(kind) if self.prompt is None else self.prompt
+        mark = getattr(processor, "image_token", None)
+        if text is None or kind in _PLACE_THEIR_IMAGES or mark is None or str(mark) in text:
+            return text
+        return f"{mark}\n{text}"
 
     def _message(self, picture: PILImage.Image) -> list[dict[str, Any]]:
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": self.question}]
+        question = _QUESTION if self.prompt is None else self.prompt
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
         return [{"role": "user", "content": content}]
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if (folder / name).is_file() else {}
+
+
+def _has_chat_template(folder: Path) -> bool:
+    files = ("chat_template.jinja", "chat_template.json")
+    settings = ("processor_config.json", "tokenizer_config.json")
+    return any((folder / name).is_file() for name in files) or any(
+        _read(folder, name).get("chat_template") for name in settings
+    )

@@ -17,9 +17,12 @@ _WORDS = [*("sky", "grass", "sand", "sea", "rock", "wall", "road", "tree"), *("a
 
 def tiny_git(folder: Path, seed: int = 0) -> Path:
     """A GitForCausalLM, 32 wide with 2 layers, and its processor; captions are random words out of a dozen."""
+    from tokenizers import processors
     from transformers import CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
 
     tokenizer = word_tokenizer()
+    ends = [(mark, tokenizer.convert_tokens_to_ids(mark)) for mark in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     size = {"height": 32, "width": 32}
     image_processor = CLIPImageProcessor(size=size, crop_size=size)
     shape: dict[str, Any] = {
@@ -93,13 +96,14 @@ def tiny_chat(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def word_tokenizer(extra: Sequence[str] = (), words: Sequence[str] = (), **options: Any) -> Any:
-    """A tokenizer that knows `_WORDS` and `words`, and each of `extra` as one special token."""
+def word_tokenizer(extra: Sequence[str] | dict[str, str] = (), words: Sequence[str] = (), **options: Any) -> Any:
+    """A tokenizer that knows `_WORDS` and `words`, and each of `extra` as one special token, which may have names."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    named = extra if isinstance(extra, dict) else list(extra)
     known = dict.fromkeys([*special.values(), *_WORDS, *words])
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=list(extra), **options)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=named, **options)

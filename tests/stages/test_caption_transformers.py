@@ -57,7 +57,7 @@ def test_model_is_loaded_at_first_use_and_dropped_by_unload(git: Path, plates: l
 def test_chat_model_is_asked_the_question_through_its_template(
     tmp_path: Path, plates: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Transformers(str(tiny_chat(tmp_path)), question="the sky on the road", max_new_tokens=12)
+    stage = Transformers(str(tiny_chat(tmp_path)), prompt="the sky on the road", max_new_tokens=12)
     processor, model = stage._loaded
     asked = []
     generate = model.generate
