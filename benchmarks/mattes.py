@@ -81,7 +81,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one remover. `seconds` is wall time per image, after a first image that is not counted."""
+    """The result of one remover. `seconds` is the CPU time of all threads per image, after a first image that is not
+    counted: unlike wall time it hardly depends on what else the machine does."""
 
     remover: str
     every: Summary
@@ -161,9 +162,9 @@ def run(name: str, remover: Remover, made: Sequence[Scene]) -> tuple[Result, lis
     """Call the remover on one scene at a time and score its mattes; a failed item counts as an empty matte."""
     nothing: dict[str, list[None]] = {"masks": [None], "sources": [None], "boxes": [None]}
     remover(images=[made[0].image], **nothing)  # loads the model
-    start = time.perf_counter()
+    start = time.process_time()
     artifacts = [remover(images=[scene.image], **nothing)[0] for scene in made]
-    seconds = (time.perf_counter() - start) / len(made)
+    seconds = (time.process_time() - start) / len(made)
     result, mattes = _scored(name, artifacts, made)
     return replace(result, seconds=seconds), mattes
 
@@ -213,7 +214,7 @@ def table(results: Sequence[Result], seed: int) -> Table:
         f"in the matte's rim; lost: the object's rim that the matte lacks (all within {_EDGE} pixels of the edge)",
     )
     drawn.add_column("remover", no_wrap=True)
-    for column in ("IoU", "poor", "kept", "IoU", "poor", "edge", "leak", "lost", "s/image"):
+    for column in ("IoU", "poor", "kept", "IoU", "poor", "edge", "leak", "lost", "CPU s"):
         drawn.add_column(column, justify="right", no_wrap=True)
     for result in results:
         every, accepted = result.every, result.accepted
