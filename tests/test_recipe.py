@@ -123,10 +123,13 @@ def test_a_raised_version_changes_the_fingerprint(monkeypatch):
 # knowingly, by a stage's `version`.
 PINNED = {
     "classic": "4dbf2a901e6318a6",
+    "flux-schnell": "1f0337196bf35efd",
     "light": "221d30bc0b5f6a93",
-    "sd-turbo": "79af3a92b33cfd05",
-    "sd15": "205008f61752d975",
-    "webui": "6d26d81fd21bfb1d",
+    "sd-turbo": "b0d2d4846e63edbe",
+    "sd15": "8732609e4382266b",
+    "sdxl": "e114b889722695fd",
+    "sdxl-turbo": "823cc0b1cd708c83",
+    "webui": "2a660c929ca80508",
 }
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from augment.testing.tiny_diffusion import tiny_inpaint, tiny_stable_diffusion
+from augment.testing.tiny_tokenizer import word_tokenizer
 
-__all__ = ["tiny_chat", "tiny_git", "tiny_inpaint", "tiny_stable_diffusion", "word_tokenizer"]
-
-_WORDS = [*("sky", "grass", "sand", "sea", "rock", "wall", "road", "tree"), *("a", "the", "of", "on", "soft", "grey")]
+__all__ = ["tiny_chat", "tiny_git", "tiny_inpaint", "tiny_stable_diffusion"]
 
 
 def tiny_git(folder: Path, seed: int = 0) -> Path:
@@ -94,16 +92,3 @@ def tiny_chat(folder: Path, seed: int = 0) -> Path:
         ),
     ).save_pretrained(folder)
     return folder
-
-
-def word_tokenizer(extra: Sequence[str] | dict[str, str] = (), words: Sequence[str] = (), **options: Any) -> Any:
-    """A tokenizer that knows `_WORDS` and `words`, and each of `extra` as one special token, which may have names."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    named = extra if isinstance(extra, dict) else list(extra)
-    known = dict.fromkeys([*special.values(), *_WORDS, *words])
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=named, **options)

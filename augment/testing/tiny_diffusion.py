@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from augment.testing.tiny_tokenizer import word_tokenizer
+
 _WIDTH = 32
 # Stable Diffusion's own noise levels.
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -76,8 +78,6 @@ def tiny_flux(folder: Path, seed: int = 0, dev: bool = False) -> Path:
     """A FluxPipeline as FLUX.1 schnell; as dev it takes its guidance as an input."""
     library = _diffusers()
     from transformers import CLIPTextModel, T5Config, T5EncoderModel
-
-    from augment.testing.tiny import word_tokenizer
 
     tokenizer, text_config = _clip()
     words = word_tokenizer(model_max_length=512)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from augment.testing.tiny import word_tokenizer
+from augment.testing.tiny_tokenizer import word_tokenizer
 
 _SIDE = 32
 _TEXT: dict[str, Any] = {

@@ -8,6 +8,8 @@ from augment.artifacts import Matte
 from augment.errors import ItemFailed
 from augment.stages.inpaint import Inpainter
 from augment.stages.inpaint.exemplar import Exemplar
+from augment.stages.inpaint.diffusers import Diffusers
+from augment.stages.inpaint.onnx import Onnx
 from augment.stages.inpaint.opencv import NavierStokes, Telea
 from augment.stages.kinds import find_backend
 from tests.imaging.test_resynthesis import MAGENTA, ellipse, landscape, magenta_pixels, painted
@@ -23,10 +25,13 @@ def plate_of(stage, image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def test_each_backend_is_found_by_its_name():
-    assert {name: find_backend(Inpainter, name) for name in Inpainter.backends} == {
+    found = {name: find_backend(Inpainter, name) for name in Inpainter.backends}
+    assert found == {
         "exemplar": Exemplar,
         "telea": Telea,
         "navier-stokes": NavierStokes,
+        "onnx": Onnx,
+        "diffusers": Diffusers,
     }
 
 
