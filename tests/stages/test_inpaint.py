@@ -7,8 +7,8 @@ import pytest
 from augment.artifacts import Matte
 from augment.errors import ItemFailed
 from augment.stages.inpaint import Inpainter
-from augment.stages.inpaint.exemplar import Exemplar
 from augment.stages.inpaint.diffusers import Diffusers
+from augment.stages.inpaint.exemplar import Exemplar
 from augment.stages.inpaint.onnx import Onnx
 from augment.stages.inpaint.opencv import NavierStokes, Telea
 from augment.stages.kinds import find_backend
