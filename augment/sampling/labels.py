@@ -140,6 +140,8 @@ def protected(matte: Matte, labels: Sequence[Labels], image: Image) -> Matte | R
 
 def on_object(matte: Matte, labels: Sequence[Labels]) -> bool:
     """Whether every label refers to the object of the matte, so that it may move with it."""
+    if not labels:
+        return True
     alpha = matte.uncropped()
     solid = alpha >= 128
     for label in labels:

@@ -197,7 +197,7 @@ def place(placement: Placement, matte: Matte, draws: PlacementDraws) -> Move | N
         corner = np.floor(corner + 0.5)  # whole pixels: the object is copied byte for byte
     target = corner - lowest
     matrix = np.column_stack([linear, target - linear @ center])
-    if np.allclose(matrix, [[1, 0, 0], [0, 1, 0]], atol=1e-9):
+    if np.abs(matrix - np.eye(2, 3)).max() < 1e-9:
         return None
     return Move(matrix, matte)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-from torch.utils.data import get_worker_info
 
 from augment.artifacts import BACKGROUND, MATTE, Artifact, Image, Matte
 from augment.errors import MissError
@@ -24,6 +23,7 @@ from augment.sampling.counts import Counts
 from augment.sampling.fitting import fitted, was_resized
 from augment.sampling.labels import Labels, explained, on_object, protected
 from augment.sampling.placement import Move, Placement, PlacementDraws, place
+from augment.sampling.process import set_up
 from augment.sampling.sources import Source
 from augment.sampling.watch import HIT, UNMOVED, Watch
 from augment.store.pool import Pool, Relation
@@ -134,7 +134,7 @@ class Sampler:
         self._reader = Reader(store, record)
         needs_pool = source.draws_from_others or on_miss == "pool"
         self._pool = Pool(store.pool(record), source.max_coverage) if needs_pool else None
-        self._in_worker = False
+        self._set_up_in = 0
         self._warn_of_groups()
 
     def _warn_of_groups(self) -> None:
@@ -169,10 +169,9 @@ class Sampler:
         labels are known to belong to this image. Several images are replaced together, or none of them: an image that
         the store lacks may be a mask or a depth map of another one. Raises MissError with `on_miss="raise"`.
         """
-        if not self._in_worker and get_worker_info() is not None:
-            self._in_worker = True
-            # One thread, as torch gives each of its workers: there are many, and OpenCV's pool does not survive a fork.
-            cv2.setNumThreads(0)
+        if self._set_up_in != os.getpid():  # not in this process yet
+            self._set_up_in = os.getpid()
+            set_up()
         labels = [label for label in (label.present() for label in labels) if label]
         compute = self._compute if len(images) == 1 else None
         found: list[Replacement] = []
