@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from augment import Cache, prewarm
 from augment.artifacts import Image, Matte, Prompt, Rejected
 from augment.imaging.composite import composite
 from augment.models.diffusion_loading import Runtime
@@ -23,7 +24,9 @@ from augment.stages.generate.img2img import ImageToImage
 from augment.stages.inpaint.opencv import Telea
 from augment.stages.kinds import find_backend
 from augment.stages.remove import Remover
+from augment.testing.pictures import write_folder
 from augment.testing.tiny_diffusion import tiny_inpaint, tiny_sd_turbo, tiny_stable_diffusion
+from tests import simple
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
@@ -153,3 +156,12 @@ def test_around_is_a_table_of_a_recipe_with_its_remover_and_inpainter_inside() -
     assert again == recipe
     assert again.fingerprints() == recipe.fingerprints()
     assert set(recipe.all_stages) >= {"generate.remover", "generate.inpainter"}
+
+
+def test_a_prewarm_decodes_the_images_again_for_it(inpainting: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", 2)
+    stage = Around(str(inpainting), steps=1, max_growth=1.0, inpainter=Telea(grow=0.0), runtime=CPU)
+    recipe = simple.recipe().changed({"generate": stage})
+    report = prewarm(tmp_path / "images", Cache(tmp_path / "cache"), recipe, variants=2, workers=0, progress=False)
+    assert not report.failures
+    assert (report.stages["generate"].computed, report.complete) == (4, 2)
