@@ -229,7 +229,7 @@ def _row(name: str, stage: Diffusers, call: Callable[[int], None], quick: bool, 
         _wait(device)
         times.append(time.perf_counter() - start)
     memory = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
-    return Row(name, stage.steps, stage.batch_size, float(np.median(times)) / stage.batch_size, flops, memory)
+    return Row(name, stage.steps or 0, stage.batch_size, float(np.median(times)) / stage.batch_size, flops, memory)
 
 
 def _matmul_rate(device: str) -> float:
