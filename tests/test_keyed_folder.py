@@ -1,5 +1,8 @@
 """Images that were resized before the transform, to any aspect ratio, and carry their keys."""
 
+import copy
+import pickle
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -148,3 +151,9 @@ def test_a_key_without_a_transform_is_that_of_the_image(filled):
     (image, key), _ = KeyedImageFolder(filled[1], with_key=True)[1]
     assert key == image_key(image)
     assert key.size == (112, 96)
+
+
+def test_a_key_keeps_its_size_on_its_way():
+    for key in (Key("a", size=(3, 4)), Key("a")):
+        for one in (pickle.loads(pickle.dumps(key)), copy.deepcopy(key)):
+            assert (one, one.size, type(one)) == (key, key.size, Key)

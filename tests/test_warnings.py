@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import augment.albumentations
-from augment import prewarm
+from augment import Cache, prewarm
 from augment.sampling.placement import Placement
 from augment.testing.pictures import scene
 from augment.torchvision import Key, ReplaceBackground
@@ -316,6 +316,16 @@ def test_bgr_tensors_are_found_out_too(filled, caplog):
     tensor = torch.from_numpy(cv2.imread(str(paths[0]))).permute(2, 0, 1)
     assert replace(tensor) is tensor
     assert replace(tensor, Key(paths[0]))[0] is tensor
+    assert "BGR" in warned(caplog)[0]
+
+
+def test_bgr_is_never_computed_as_if_it_were_rgb(tmp_path, caplog):
+    replace = ReplaceBackground(Cache(tmp_path / "c"), p=1, on_miss="compute", recipe=simple.recipe())
+    image = PIL.Image.fromarray(scene(0)[0])
+    assert replace(image) is not image
+    other = PIL.Image.fromarray(np.ascontiguousarray(scene(0)[0][..., ::-1]))
+    assert replace(other) is other
+    assert simple.CALLS["remove"] == 1
     assert "BGR" in warned(caplog)[0]
 
 
