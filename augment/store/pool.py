@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from augment.errors import CorruptEntry
 from augment.store.files import open_regular, write_atomically
+
+logger = logging.getLogger(__name__)
 
 Relation: TypeAlias = Literal["any", "same", "other"]
 
@@ -114,8 +117,17 @@ class PoolIndex:
 
     def __reduce__(self) -> Any:
         if self.path is not None:
-            return PoolIndex.load, (self.path,)
+            return _reopened, (self.path,)
         return PoolIndex, (self.groups, self.counts, self.records)
+
+
+def _reopened(path: Path) -> PoolIndex:
+    """The index in a spawned worker; an empty one, and said, if it was damaged since the training began."""
+    try:
+        return PoolIndex.load(path)
+    except CorruptEntry as error:
+        logger.warning("%s; nothing is drawn from it: prewarm again to write it anew", error)
+        return PoolIndex.of({})
 
 
 class Pool:
