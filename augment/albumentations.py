@@ -272,7 +272,7 @@ def _doubt(images: list[Any], others: dict[str, Any], has_labels: bool) -> str:
     """What in a sample is not understood and might become wrong if its images changed, in words; or empty."""
     fault = next(filter(None, map(_fault, images)), "")
     if fault:
-        return f"a second picture, such as a mask or a depth map: {fault}"
+        return f"a second picture, such as a mask or a depth map: {fault.partition(':')[0]}"
     sizes = [image.shape[:2] for image in images]
     found = next((f"{name!r}, {text}" for name, value in others.items() if (text := as_picture(value, sizes))), "")
     return found or ("" if has_labels else untold_place(others, lambda value: False))

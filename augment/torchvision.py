@@ -303,8 +303,9 @@ def _doubt(sample: Any, leaves: list[Any], needed: list[bool]) -> str:
     for leaf in leaves:
         if isinstance(leaf, tv_tensors.Video):
             return "a video"
-    if any(map(fault, images)):
-        return "a second picture, such as a mask or a depth map: " + next(filter(None, map(fault, images)))
+    second = next(filter(None, map(fault, images)), "")
+    if second:  # what to do about an image is wrong advice for a mask
+        return f"a second picture, such as a mask or a depth map: {second.partition(':')[0]}"
     sizes = [size_of(image) for image in images]
     others = [leaf for leaf, is_needed in pairs if not is_needed and isinstance(leaf, torch.Tensor | np.ndarray)]
     if not images:

@@ -195,6 +195,8 @@ def test_it_is_said_with_the_way_out(cache, image, caplog):
     (record,) = caplog.records
     assert "0 of the first 10 images" in record.message
     assert "a second picture, such as a mask or a depth map" in record.message
+    assert "of mode P" in record.message
+    assert "convert" not in record.message
     assert "tv_tensors.Mask" in record.message
     assert "wrap_dataset_for_transforms_v2" in record.message
 

@@ -27,7 +27,7 @@ def pixels_of(images: Sequence[Any]) -> list[Image] | str:
         try:
             found.append(to_rgb(image))
         except InputError as error:
-            fault = fault or f"a second picture: {error}"
+            fault = fault or f"a second picture, such as a depth map: {str(error).partition(':')[0]}"
             if number == len(images) - 1 and not found:
                 raise
     return fault or found
