@@ -126,7 +126,7 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     ("names", "variant", "lacks"),
     [
         (("unet/x.safetensors",), None, "vae/*.safetensors"),
-        (("unet/x.fp16.safetensors", "vae/x.safetensors"), None, "unet/*.safetensors"),
+        (("unet/x.fp16.safetensors",), None, "unet/*.safetensors"),
         (("unet/x.safetensors", "vae/x.safetensors"), "fp16", "*.fp16.safetensors"),
     ],
 )
@@ -141,6 +141,8 @@ def test_pipeline_is_told_which_component_lacks_weights(
 def test_variant_may_cover_some_components_and_a_component_may_be_left_out(tmp_path: Path) -> None:
     folder = pipeline_folder(tmp_path, "unet/x.fp16.safetensors", "vae/x.safetensors")
     assert DiffusersWeights(str(folder), variant="fp16").find() == folder
+    assert DiffusersWeights(str(folder)).find() == folder
+    assert DiffusersWeights(str(folder)).variant_in(folder) == "fp16"
     assert DiffusersWeights(str(folder), without=("unet",)).find() == folder
 
 
