@@ -59,16 +59,3 @@ def test_its_text_is_as_short_as_what_was_given():
 def test_what_cannot_be_is_named(wrong, message):
     with pytest.raises(InputError, match=f"source: (.*){message}"):
         as_source(wrong)
-
-
-def test_an_index_torn_before_a_worker_opens_it_is_said_once_and_never_breaks_training(tmp_path, caplog):
-    image = PIL.Image.fromarray(scene(0)[0])
-    cache = Cache(tmp_path / "cache")
-    prewarm([image], cache, simple.recipe(), workers=0, progress=False)
-    data = pickle.dumps(ReplaceBackground(cache, p=1, source="pool"))
-    for path in (cache.directory / "pools").glob("*.index"):
-        path.write_bytes(b"torn")
-    replace = pickle.loads(data)
-    assert replace(image) is image
-    assert replace(image) is image
-    assert sum("prewarm again to write it anew" in record.getMessage() for record in caplog.records) == 1
