@@ -55,8 +55,8 @@ def said(tmp_path):
     handler.close()
 
 
-def warned(caplog):
-    return [record.message for record in caplog.records if record.levelno == logging.WARNING]
+def warned(caplog, room="watch"):
+    return [record.message for record in caplog.records if record.name == f"augment.sampling.{room}"]
 
 
 def test_a_resize_before_the_transform_is_said_after_ten_images(filled, caplog):
@@ -350,7 +350,7 @@ def test_a_relation_without_groups_is_said_at_construction(tmp_path, caplog, sou
     prewarm(images, tmp_path / "c", simple.recipe(), workers=0, progress=False)
     caplog.clear()
     ReplaceBackground(tmp_path / "c", source=source)
-    (message,) = warned(caplog)
+    (message,) = warned(caplog, "sampler")
     assert "two groups" in message
     assert "pass `groups` to prewarm" in message
 
@@ -362,7 +362,7 @@ def test_groups_are_no_matter_for_other_sources_or_where_there_are_some(filled, 
     prewarm(paths[0].parents[1], tmp_path / "c", simple.recipe(), workers=0, progress=False)
     caplog.clear()
     ReplaceBackground(tmp_path / "c", source="pool:other")
-    assert not warned(caplog)
+    assert not warned(caplog, "sampler")
 
 
 def test_copies_share_what_was_said(cache, caplog):
