@@ -14,9 +14,9 @@ import skimage.data
 
 from augment import Cache, Recipe, prewarm
 from augment.chain import Chain
-from augment.stages.generate import Diffusers
-from augment.stages.remove import Rembg
-from tests.tiny import tiny_git, tiny_stable_diffusion
+from augment.stages.generate.diffusers import Diffusers
+from augment.stages.remove.rembg import Rembg
+from augment.testing.tiny import tiny_git, tiny_stable_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +109,9 @@ def test_prewarm_does_the_whole_chain_and_more_steps_recompute_backgrounds_alone
     calls = {"remove": 0, "generate": 0}
     for kind, stage in (("remove", Rembg), ("generate", Diffusers)):
 
-        def counted(self, *arguments, kind=kind, before=stage.__call__):
-            calls[kind] += len(arguments[0])
-            return before(self, *arguments)
+        def counted(self, kind=kind, before=stage.__call__, **given):
+            calls[kind] += len(next(iter(given.values())))
+            return before(self, **given)
 
         monkeypatch.setattr(stage, "__call__", counted)
     changed = Recipe.load(recipe_file).changed({"generate.steps": 3})
@@ -126,7 +126,7 @@ def test_prewarm_does_the_whole_chain_and_more_steps_recompute_backgrounds_alone
     assert calls == {"remove": 0, "generate": 3}
     cache = Cache(tmp_path / "cache")
     key = next(name.split("/")[-1] for name in cache.names() if name.startswith("matte/"))
-    old, new = (Chain(recipe, cache).artifact("generate", key, 0) for recipe in (Recipe.load(recipe_file), changed))
+    old, new = (Chain(recipe, cache).artifact(Diffusers.kind, key, 0) for recipe in (Recipe.load(recipe_file), changed))
     assert (old != new).any()
 
 

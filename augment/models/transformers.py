@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,7 +157,8 @@ class ImageToTextModel:
         processor, model = self._loaded
         with quiet("transformers"), torch.inference_mode():
             inputs = self._inputs([PILImage.fromarray(image) for image in images])
-            tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
+            longest = min(self.max_new_tokens, _positions_left(model, inputs))
+            tokens = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
             # Models differ in whether they repeat what they were asked.
             asked = inputs.get("input_ids")
             if asked is not None and torch.equal(tokens[:, : asked.shape[1]], asked):
@@ -220,3 +221,10 @@ def _has_chat_template(folder: Path) -> bool:
     return any((folder / name).is_file() for name in files) or any(
         _read(folder, name).get("chat_template") for name in settings
     )
+
+
+def _positions_left(model: Any, inputs: Mapping[str, Any]) -> int:
+    """How many tokens a model with learned positions, such as GIT, can write; it fails beyond its last position."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    asked = inputs.get("input_ids")
+    return max(1, known - (1 if asked is None else int(asked.shape[1])) - 1)

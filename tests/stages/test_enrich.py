@@ -302,7 +302,7 @@ def test_the_transform_gets_the_enriched_background(tmp_path):
     draft, final = chain.artifact(GENERATE, image_key(image), 0), chain.artifact(ENRICH, image_key(image), 0)
     assert not np.array_equal(draft, final)
     for given in (None, enriched):
-        composite = ReplaceBackground(cache, p=1.0, recipe=given)(PIL.Image.fromarray(image))
+        composite = ReplaceBackground(cache, p=1.0, source="own", recipe=given)(PIL.Image.fromarray(image))
         corner = np.asarray(composite)[12:20, 6:20]
         assert any(
             np.array_equal(corner, chain.artifact(ENRICH, image_key(image), variant)[12:20, 6:20])
