@@ -11,7 +11,6 @@ AugmentError
 └── CorruptEntry        stored bytes; read as a miss                          also a ValueError
 """
 
-
 from augment.redact import redact
 
 

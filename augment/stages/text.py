@@ -88,9 +88,9 @@ def clean_answer(answer: str, group: str | None = None, limit: int = TOKEN_LIMIT
     nothing usable is left.
 
     Taken away: thoughts, JSON and other wrappings (see `words_of`), chat and Markdown marks, list marks (of a list of
-    long items, all but the first item), preambles such as "Sure, here is …:", quotes around all of it, refusals and remarks to the user, repetitions, a last
-    sentence that broke off, and each sentence that names the class. If every sentence names it, the clauses that do
-    not may stay.
+    long items, all but the first item), preambles such as "Sure, here is …:", quotes around all of it, refusals and
+    remarks to the user, repetitions, a last sentence that broke off, and each sentence that names the class. If every
+    sentence names it, the clauses that do not may stay.
     """
     text = _CHAT_MARKS.sub(" ", words_of(answer))[:_LONGEST].translate(_TYPOGRAPHY)
     text = _one_paragraph(_MARKDOWN.sub("", _LINKS.sub(r"\1", text)))
