@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 _FOLDER = Path(__file__).parent
-_HELPERS = {"timing"}
+_HELPERS = {"budget", "samples", "timing"}
 
 
 def main() -> None:

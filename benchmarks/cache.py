@@ -22,8 +22,8 @@ from rich.console import Console
 from augment import Cache
 from augment.store.entries import entry_name
 from augment.store.pool import Pool, PoolEntry, PoolIndex
+from benchmarks.samples import fill, squares
 from benchmarks.timing import Figure, OldFigures, finish, in_turn, ratios, show
-from benchmarks.transform import fill
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
 _GOAL = 1.3  # at most, relative to a store of 1,000
@@ -139,7 +139,7 @@ def _write(folder: Path, ready: Any, stop: Any) -> None:
 def _on_disk(folder: Path, count: int) -> dict[str, Figure]:
     """Kilobytes per image of 512 x 512 with one variant."""
     folder.mkdir()
-    stores, samples = fill(folder, 512, count)
+    stores, samples = fill(folder, squares(count, 512))
     kilobytes: dict[str, list[float]] = {"an image's own JPEG": [len(sample.file) / 1024 for sample in samples]}
     for sample, (artifact, codec) in [
         (sample, kept) for sample in samples for kept in [("matte", "raw"), ("plate", "raw"), *_backgrounds(stores)]

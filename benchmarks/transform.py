@@ -1,7 +1,8 @@
 """The cost of a hit and of each of its steps, compared with decoding the same image and with well-known transforms.
 
 `python -m benchmarks transform` reports every figure relative to Pillow's decoding of the same image (JPEG, quality 92,
-from memory), timed just before it. It also plots the time spent in each step. All times are CPU time of one thread.
+from memory), timed just before it. The rows with a goal come first: images of mixed sizes, as people train. Then come
+every form and step at fixed sizes, and a plot of the time spent in each step. All times are CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ import io
 import random
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import albumentations as A  # noqa: N812  # its own documentation's name for it
 import cv2
@@ -25,68 +24,23 @@ from rich.console import Console
 from torchvision.transforms import v2
 
 import augment.albumentations
-from augment import Cache, Recipe, prewarm
-from augment.artifacts import Image, ImageCodec, Matte, decode_image, encode_image
+from augment import Cache, Recipe
+from augment.artifacts import ImageCodec, Matte, decode_image
 from augment.chain import Chain
-from augment.imaging.composite import lay, object_layer, with_edge_colors
+from augment.imaging.composite import lay, object_layer
 from augment.imaging.fit import cover
 from augment.imaging.pillow import rgb_image
 from augment.keys import image_key, to_rgb
 from augment.models.weights import pick_device
 from augment.stages.generate import Generator
 from augment.stages.remove import Remover
-from augment.testing.scenes import scenes
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
+from benchmarks.budget import array_rows, mixed_rows
+from benchmarks.samples import MIXED, Sample, fill, mixed, squares
 from benchmarks.timing import Figure, OldFigures, finish, ratios, show, side_by_side
 
-CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
 SIZES = (224, 512, 1024)
-_QUALITY = 92  # of the images' JPEG
-_SEED = 7
 _PASSES = 3  # over all images, each time a candidate is timed
-# At 512 x 512, relative to Pillow's decoding.
-GOALS = {"raw": 0.25, "jpeg": 0.8}
-_TIMES_FASTER_THAN_FORAUG = 10
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image in all forms that the candidates need, with its true matte and its background."""
-
-    file: bytes
-    matte: Matte
-    background: Image
-
-    @cached_property
-    def pil(self) -> PIL.Image.Image:
-        with PIL.Image.open(io.BytesIO(self.file)) as file:
-            return file.convert("RGB")
-
-    @cached_property
-    def array(self) -> Image:
-        return np.array(self.pil)
-
-    @cached_property
-    def tensor(self) -> torch.Tensor:
-        return torch.from_numpy(self.array).permute(2, 0, 1).contiguous()
-
-    @cached_property
-    def key(self) -> str:
-        return image_key(self.array)
-
-    @cached_property
-    def background_file(self) -> bytes:
-        return _file(PIL.Image.fromarray(self.background), "JPEG", quality=_QUALITY)
-
-    @cached_property
-    def mask_file(self) -> bytes:
-        return _file(PIL.Image.fromarray(self.matte.uncropped()), "PNG")
-
-    @cached_property
-    def cutout_file(self) -> bytes:
-        left, top, right, bottom = self.matte.box
-        cutout = np.dstack([self.array[top:bottom, left:right], self.matte.alpha])
-        return _file(PIL.Image.fromarray(cutout), "WEBP")
 
 
 def main(
@@ -99,11 +53,19 @@ def main(
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     console = Console()
-    figures: dict[str, Figure] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        stores, samples = fill(Path(folder), mixed(len(MIXED) if quick else 2 * len(MIXED)), ["jpeg"])
+        figures = mixed_rows(stores["jpeg"], samples, 8 if quick else 20)
+    with tempfile.TemporaryDirectory() as folder:
+        stores, samples = fill(Path(folder), squares(8, 512), ["jpeg", "raw"])
+        figures |= array_rows(stores, samples, 8 if quick else 20)
+    smallest, largest = min(map(min, MIXED)), max(map(max, MIXED))
+    caption = f"images of {len(MIXED)} sizes with sides of {smallest} to {largest} pixels, PIL in and out"
+    show("The budget: relative to Pillow's decoding of the same image", figures, console, caption)
     for size in (512,) if quick else SIZES:
         count, rounds = (4, 10) if quick else (8, 15)
         with tempfile.TemporaryDirectory() as folder:
-            stores, samples = fill(Path(folder), size, count)
+            stores, samples = fill(Path(folder), squares(count, size))
             at_size, milliseconds = measure(stores, samples, size, rounds)
         show(
             f"{size} x {size}, {count} images, {rounds} rounds: relative to Pillow's decoding of the same image",
@@ -118,46 +80,6 @@ def main(
             plot(milliseconds, out / "transform.png")
             console.print(f"the steps are plotted to {out / 'transform.png'}", highlight=False)
     finish(figures, json, compare, console)
-
-
-def fill(folder: Path, size: int, count: int) -> tuple[dict[ImageCodec, Cache], list[Sample]]:
-    """A store per codec, with true mattes and backgrounds from the classic recipe."""
-    recipe = Recipe.load("classic")
-    store = Cache(folder / "png", codec="png")
-    chain = Chain(recipe, store)
-    (folder / "images").mkdir()
-    for number, scene in enumerate(scenes(count, size, seed=_SEED)):
-        path = folder / "images" / f"{number:03}.jpg"
-        path.write_bytes(_file(PIL.Image.fromarray(scene.image), "JPEG", quality=_QUALITY))
-        image = to_rgb(PIL.Image.open(path))
-        matte = with_edge_colors(Matte.from_full(scene.alpha), image)
-        store.put(chain.name(Remover.kind, image_key(image)), matte.to_bytes(), {})
-    report = prewarm(folder / "images", store, recipe, workers=0, progress=False)
-    if report.complete < count:
-        raise RuntimeError(f"some images have no background: {report}")
-    stores: dict[ImageCodec, Cache] = {"png": store}
-    for codec in CODECS:
-        if codec not in stores:
-            stores[codec] = recoded(store, Cache(folder / codec, codec=codec))
-    samples = []
-    for path in sorted((folder / "images").iterdir()):
-        key = image_key(PIL.Image.open(path))
-        matte, background = chain.artifact(Remover.kind, key), chain.artifact(Generator.kind, key, 0)
-        samples.append(Sample(path.read_bytes(), matte, background))
-    return stores, samples
-
-
-def recoded(store: Cache, into: Cache) -> Cache:
-    """Copy everything from a store into another, with backgrounds re-encoded by the other's codec."""
-    for record in store.recipes():
-        into.add_record(record)
-    for name in store.names():
-        data = store.get(name)
-        if data is not None:
-            background = name.startswith("background/")
-            payload = encode_image(decode_image(data), into.codec, into.quality) if background else bytes(data)
-            into.put(name, payload, store.provenance(name) or {})
-    return into
 
 
 def measure(
@@ -185,11 +107,10 @@ def measure(
     for codec in stores:
         for form in ("array", "PIL", "tensor"):
             name = f"a hit, {codec}, {form}"
-            figures[name] = Figure.of(beside[name], GOALS.get(codec) if size == 512 else None)
+            figures[name] = Figure.of(beside[name])
     for codec in stores:
         faster = ratios(beside["ForAug's recombination"], beside[f"a hit, {codec}, array"])
-        goal = _TIMES_FASTER_THAN_FORAUG if size == 512 and codec in GOALS else None
-        figures[f"a hit, {codec}: times faster than ForAug's"] = Figure.of(faster, goal, more_is_better=True)
+        figures[f"a hit, {codec}: times faster than ForAug's"] = Figure.of(faster, more_is_better=True)
     for name, values in beside.items():
         if name not in figures and name != "Pillow decodes":
             figures[name] = Figure.of(values)
@@ -197,8 +118,8 @@ def measure(
 
 
 def _hits(codec: str, store: Cache, samples: list[Sample]) -> dict[str, Callable[[int], object]]:
-    torchvision = ReplaceBackground(store, p=1)
-    albumentations = A.Compose([augment.albumentations.ReplaceBackground(store, p=1)])
+    torchvision = ReplaceBackground(store, p=1, source="own")
+    albumentations = A.Compose([augment.albumentations.ReplaceBackground(store, p=1, source="own")])
     return {
         f"a hit, {codec}, array": lambda n: albumentations(image=samples[n].array),
         f"a hit, {codec}, PIL": lambda n: torchvision(samples[n].pil),
@@ -236,7 +157,7 @@ def _steps(codec: ImageCodec, store: Cache, samples: list[Sample]) -> dict[str, 
 
 def _batched(store: Cache, samples: list[Sample]) -> dict[str, Callable[[int], object]]:
     """The two halves of the batched form, in the worker and in the training loop, for one image."""
-    batch = ReplaceBackgroundBatch(store, p=1)
+    batch = ReplaceBackgroundBatch(store, p=1, source="own")
     device = pick_device()
     layers: list[Layers] = [batch.collate([sample.tensor]).to(device) for sample in samples]
 
@@ -345,9 +266,3 @@ def plot(milliseconds: dict[str, list[float]], path: Path) -> None:
     axes.set_xlabel("milliseconds per image of 512 x 512, one thread")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     FigureCanvasAgg(drawing).print_png(str(path))
-
-
-def _file(image: PIL.Image.Image, form: str, **options: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, form, **options)
-    return data.getvalue()
