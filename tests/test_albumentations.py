@@ -164,7 +164,7 @@ def test_the_arguments_of_both_faces_are_the_same_and_visible():
     defaults = {name: parameter.default for name, parameter in theirs.parameters.items() if name != "store"}
     assert defaults == {
         "p": 0.5,
-        "source": "own",
+        "source": "pool",
         "on_miss": "keep",
         "placement": None,
         "blend": "alpha",

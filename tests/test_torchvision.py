@@ -38,7 +38,7 @@ def image(filled):
 
 
 def test_a_pil_image_comes_back_as_one(cache, image):
-    result = ReplaceBackground(cache, p=1)(image)
+    result = ReplaceBackground(cache, p=1, source="own")(image)
     assert isinstance(result, PIL.Image.Image)
     assert is_one_of(np.asarray(result), possible(cache, image))
 
@@ -47,7 +47,7 @@ def test_a_pil_image_comes_back_as_one(cache, image):
 @pytest.mark.parametrize("wrap", [torch.as_tensor, tv_tensors.Image])
 def test_a_tensor_comes_back_as_it_was(cache, image, dtype, wrap):
     tensor = wrap(F.to_dtype(F.pil_to_tensor(image), dtype, scale=True))
-    result = ReplaceBackground(cache, p=1)(tensor)
+    result = ReplaceBackground(cache, p=1, source="own")(tensor)
     assert type(result) is type(tensor)
     assert (result.dtype, result.shape) == (tensor.dtype, tensor.shape)
     back = F.to_dtype(torch.as_tensor(result), torch.uint8, scale=True).permute(1, 2, 0).numpy()
@@ -117,7 +117,7 @@ def test_p_is_the_share_that_is_replaced(cache, image):
 
 def test_every_variant_is_drawn_about_as_often(cache, image):
     torch.manual_seed(0)
-    replace = ReplaceBackground(cache, p=1)
+    replace = ReplaceBackground(cache, p=1, source="own")
     seen = [np.asarray(replace(image)).tobytes() for _ in range(300)]
     counts = [seen.count(one.tobytes()) for one in possible(cache, image)]
     assert sum(counts) == 300
@@ -254,7 +254,7 @@ def test_a_recipe_may_be_a_name_a_file_a_fingerprint_or_a_recipe(cache, tmp_path
 def test_its_repr_is_like_torchvisions(cache):
     text = repr(ReplaceBackground(cache, p=0.25, blend="feather"))
     assert text.startswith("ReplaceBackground(Cache('")
-    assert "recipe=simple, p=0.25, source=own, on_miss=keep, blend=feather, harmonize=0.0, protect_labels=True" in text
+    assert "recipe=simple, p=0.25, source=pool, on_miss=keep, blend=feather, harmonize=0.0, protect_labels=True" in text
     text = repr(ReplaceBackground(cache, p=Linear(0, 1, 9), source={"own": 1}, placement=Placement(flip=0.5)))
     assert "p=Linear(start=0, end=1, epochs=9), source={'own': 1}, on_miss=keep, placement=Placement(scale=(" in text
 
@@ -283,8 +283,8 @@ def test_a_lost_background_is_taken_from_the_pool_where_asked(filled, image, tmp
     prewarm(paths[:3], holes, simple.recipe(), workers=0, progress=False)
     fingerprint = holes.recipes()[-1].background
     holes.delete(f"background/{fingerprint}/{image_key(image)}/0")
-    assert ReplaceBackground(holes, p=1)(image) is image
-    replace = ReplaceBackground(holes, p=1, on_miss="pool")
+    assert ReplaceBackground(holes, p=1, source="own")(image) is image
+    replace = ReplaceBackground(holes, p=1, on_miss="pool", source="own")
     assert replace(image) is not image
     stranger = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
     assert replace(stranger) is stranger

@@ -36,7 +36,7 @@ def image(filled):
 
 def test_any_structure_keeps_its_labels_and_only_the_image_changes(cache, image):
     target = boxed() | {"labels": torch.tensor([3]), "name": "x", "area": 4.5}
-    result, after = ReplaceBackground(cache, p=1)(image, target)
+    result, after = ReplaceBackground(cache, p=1, source="own")(image, target)
     assert list(after) == list(target)
     for name, value in target.items():
         assert after[name] is value
@@ -56,7 +56,7 @@ def test_structures_come_back_as_they_were(cache, image, structure):
 def test_two_images_in_a_sample_are_each_replaced(filled):
     cache, paths = filled
     images = [PIL.Image.open(path) for path in paths[:2]]
-    results = ReplaceBackground(cache, p=1)(*images)
+    results = ReplaceBackground(cache, p=1, source="own")(*images)
     for image, result in zip(images, results, strict=True):
         assert is_one_of(np.asarray(result), possible(cache, image))
 
@@ -98,7 +98,7 @@ def test_a_resized_image_is_found_by_its_key_or_path(filled, image, name, monkey
     monkeypatch.chdir(paths[0].parent)
     key = {"key": image_key(image), "path": str(paths[0]), "relative path": paths[0].name}[name]
     small = image.resize((56, 48), PIL.Image.Resampling.BOX)
-    replace = ReplaceBackground(cache, p=1)
+    replace = ReplaceBackground(cache, p=1, source="own")
     result, after = replace(small, Key(key))
     assert after == key
     assert counted(replace) == {"hits": 1}

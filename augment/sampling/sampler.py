@@ -136,6 +136,14 @@ class Sampler:
         self._pool = Pool(store.pool(record), source.max_coverage) if needs_pool else None
         self._set_up_in = 0
         self._warn_of_groups()
+        if self._pool is not None and len(self._pool.index) < 2 and source.draws_from_others and compute is None:
+            logger.warning(
+                "source=%r takes the backgrounds of other images, and %s holds those of %d: prewarm more images, or "
+                "more variants of each",
+                str(source),
+                store,
+                len(self._pool.index),
+            )
 
     def _warn_of_groups(self) -> None:
         """Say so if backgrounds of the same or of another group are asked for, and there are no groups."""
@@ -289,15 +297,14 @@ class Sampler:
     def _background(self, key: str, image: Image, draws: Draws, compute: OnTheFly | None) -> Image:
         """A background of the image's size, in memory of its own. Raises _Miss."""
         artifact, relation = self.source.pick(draws.source)
-        own = relation is None
         size = height, width = image.shape[:2]
-        if relation is None:
+        found = None if relation is None else self._other(artifact, relation, key, draws, size)
+        own = relation is None or (relation == "any" and found is None)  # its own are among those of any image
+        if own:
             found = self._read(artifact, key, self.record.variants, draws, size)
             if found is None and compute is not None:
                 compute.compute(image, key)
                 found = self._read(artifact, key, self.record.variants, draws, size)
-        else:
-            found = self._other(artifact, relation, key, draws, size)
         if found is None and self.on_miss == "pool":
             own, found = False, self._other(artifact, "any", key, draws, size)
         if found is None:
