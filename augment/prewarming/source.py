@@ -38,6 +38,10 @@ _CLIPPED = (
     "have more than 8 bits, which torchvision's ImageFolder clips to white: train with "
     "`ImageFolder(root, loader=augment.torchvision.ImageLoader(window))`"
 )
+_OTHER_COLORS = (
+    "are {}, which OpenCV decodes to other colors than Pillow, so that its images are not found: load them by "
+    "`augment.torchvision.ImageLoader`, or give samples their path as a key"
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Files(Source):
             pixels = to_rgb(file, self.window)
             if file.mode[0] in "IF":
                 self.notes.append(_CLIPPED)
+            elif file.mode in ("CMYK", "LAB", "YCbCr"):
+                self.notes.append(_OTHER_COLORS.format(file.mode))
             yield _item(pixels, path, group)
             # torchvision's ImageFolder ignores EXIF orientation, OpenCV applies it: support both kinds of loader.
             orientation = exif_orientation(file)

@@ -287,6 +287,11 @@ def test_the_loader_gives_the_pixels_that_prewarm_sees(tmp_path):
         np.testing.assert_array_equal(np.asarray(loaded), to_rgb(file))
 
 
+def test_files_that_opencv_decodes_to_other_colors_are_said(tmp_path):
+    PIL.Image.fromarray(scene(0)[0]).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    assert "1 images are CMYK, which OpenCV decodes to other colors" in str(fill(tmp_path, tmp_path.with_name("cache")))
+
+
 @pytest.mark.parametrize("values", [(0, 255), (-2, 2), (float("nan"), 1)])
 def test_floats_that_are_no_image_are_refused(values):
     image = np.full((4, 5, 3), values[0], np.float32)
