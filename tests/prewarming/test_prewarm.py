@@ -362,7 +362,7 @@ def test_no_worker_outlives_a_killed_prewarm(tmp_path):
     process = start(tmp_path)
     wait_for(tmp_path / "cache", 1)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=20)  # returns when the last process that holds its pipes has ended
+    process.communicate(timeout=60)  # returns when the last process that holds its pipes has ended
     assert process.returncode == -signal.SIGKILL
 
 

@@ -56,7 +56,7 @@ class Threads(Columns):
 
     def __call__(self, *, images: Sequence[Image], **_: Any) -> list[Matte | ItemFailed]:
         assert len(images) == 1
-        _MEETING.wait(timeout=20)
+        _MEETING.wait(timeout=60)
         return super().__call__(images=images)
 
 
