@@ -1,6 +1,7 @@
 """Copies of a transform share its counts and its epoch, with their workers too."""
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -101,12 +102,13 @@ def test_a_changed_probability_is_the_copys_own(filled):
 
 
 @pytest.mark.parametrize("face", [ReplaceBackground, augment.albumentations.ReplaceBackground])
-def test_no_file_descriptor_is_held(filled, face):
-    face(filled[0])
+def test_no_file_descriptor_is_held_for_each_transform(filled, face):
+    first = face(filled[0])  # opens what all of them share
+    gc.collect()  # what earlier tests have left behind closes its files now and not below
     before = len(os.listdir("/proc/self/fd"))
     held = [face(filled[0], p=Linear(0, 1, 2)) for _ in range(20)]
-    assert len(os.listdir("/proc/self/fd")) == before
-    del held
+    assert len(os.listdir("/proc/self/fd")) <= before
+    del first, held
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 import xxhash
@@ -79,7 +80,22 @@ class PoolIndex:
 
     @classmethod
     def load(cls, path: Path) -> PoolIndex:
-        """The index in a file. Raises CorruptEntry if there is none, or if a bit of it is not as it was written."""
+        """The index in a file. Raises CorruptEntry if there is none, or if a bit of it is not as it was written.
+
+        A process maps a file once, since each map holds a file descriptor.
+        """
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise CorruptEntry(f"the index {path} cannot be read: {error}") from error
+        identity = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
+        index = _mapped.get(identity)
+        if index is None:
+            index = _mapped[identity] = cls._map(path)
+        return index
+
+    @classmethod
+    def _map(cls, path: Path) -> PoolIndex:
         try:
             with open_regular(path) as file:
                 magic, checksum, records_checksum, length = _HEADER.unpack(file.read(_HEADER.size))
@@ -119,6 +135,9 @@ class PoolIndex:
         if self.path is not None:
             return _reopened, (self.path,)
         return PoolIndex, (self.groups, self.counts, self.records)
+
+
+_mapped: WeakValueDictionary[tuple[str, int, int, int], PoolIndex] = WeakValueDictionary()
 
 
 def _reopened(path: Path) -> PoolIndex:
