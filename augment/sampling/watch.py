@@ -25,8 +25,8 @@ ADVICE = {
     "misses": "the store lacks them. Either another transform runs before ReplaceBackground (put it first, or let each "
     "sample carry its key or path), or the images are decoded differently than `augment prewarm` did (prewarm the "
     "Dataset itself), or they were not prewarmed, or the store was emptied (run `augment prewarm` again)",
-    "unusable": "their mattes must not be used. Look at them with `augment gallery`, and prewarm with another remover "
-    "or with the dataset's own masks",
+    "unusable": "their mattes must not be used. See what was cut out of one with `augment run IMAGE -o DIR`, and "
+    "prewarm with another remover or with the dataset's own masks",
     "mismatched": "under their key or path, the store has a matte of another shape. Before ReplaceBackground, images "
     "may be resized, not cropped; a resize that changes the aspect ratio needs `KeyedImageFolder`, or a Key with the "
     "image's original size",
