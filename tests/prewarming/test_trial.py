@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
@@ -22,11 +23,14 @@ from tests.chat_server import ChatServer
 from tests.simple import CALLS, RedRemover
 from tests.webui_server import WebUiServer
 
+needs_models = pytest.mark.skipif(find_spec("httpcore") is None, reason="servers are asked with the extra models")
+
 
 def fill(folder: Any, recipe: Any, **arguments: Any) -> Report:
     return prewarm(folder / "images", folder / "cache", recipe, **({"workers": 0, "progress": False} | arguments))
 
 
+@needs_models
 def test_a_fault_of_the_server_is_met_by_a_few_items_and_said_once(tmp_path: Any) -> None:
     write_folder(tmp_path / "images", 12)
     with WebUiServer() as server:
@@ -42,6 +46,7 @@ def test_a_fault_of_the_server_is_met_by_a_few_items_and_said_once(tmp_path: Any
     assert (report.complete, report.failures) == (12, [])
 
 
+@needs_models
 def test_an_exhausted_quota_costs_one_question(tmp_path: Any) -> None:
     write_folder(tmp_path / "images", 12)
     with ChatServer() as server:
@@ -51,6 +56,7 @@ def test_an_exhausted_quota_costs_one_question(tmp_path: Any) -> None:
         assert len(server.requests) <= 2
 
 
+@needs_models
 def test_a_server_that_fails_for_every_item_is_not_asked_for_all_of_them(tmp_path: Any) -> None:
     write_folder(tmp_path / "images", 20)
     with ChatServer() as server:
