@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from augment.testing import parts
 from tests import simple
+from tests.filled import fill
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # `import albumentations` asks the network for a newer version
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch a model
@@ -37,6 +39,25 @@ def tries(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 def _no_calls_so_far() -> None:
     """Each test counts the calls of simple stages from 0."""
     simple.CALLS.clear()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A cache of a few scenes, and what else `tests.filled.fill` gives."""
+    return fill(tmp_path_factory.mktemp("filled"))
+
+
+@pytest.fixture
+def cache(filled):
+    """The filled cache."""
+    return filled[0]
+
+
+@pytest.fixture
+def image(filled):
+    """The first image of the filled cache."""
+    with PIL.Image.open(filled[1][0]) as file:
+        return file.convert("RGB")
 
 
 def _real(part: Callable[[], Path]) -> Path:

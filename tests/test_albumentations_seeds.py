@@ -9,16 +9,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from augment.albumentations import ReplaceBackground
 from augment.sampling.placement import Placement
-from tests.filled import fill
 
 in_old_one = pytest.mark.skipif(
     hasattr(A.DualTransform, "sample_parameters"), reason="AlbumentationsX has its own rule for seeds"
 )
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
 
 
 def ours(cache, seed=None):

@@ -16,12 +16,6 @@ import augment.albumentations
 from augment.sampling.schedules import Linear
 from augment.sampling.shared import Shared
 from augment.torchvision import ReplaceBackground
-from tests.filled import fill
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
 
 
 class Scenes(Dataset):

@@ -17,25 +17,9 @@ from augment.sampling.placement import Placement
 from augment.testing.pictures import scene
 from augment.torchvision import ReplaceBackground, ReplaceBackgroundBatch
 from tests import simple
-from tests.filled import boxed, counted, fill
+from tests.filled import boxed, counted
 
 ANYWHERE = Placement(translate="uniform")
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture
-def cache(filled):
-    return filled[0]
-
-
-@pytest.fixture
-def image(filled):
-    with PIL.Image.open(filled[1][0]) as file:
-        return file.convert("RGB")
 
 
 def mask(size=(96, 112)):

@@ -18,23 +18,7 @@ from augment.sampling.schedules import Linear
 from augment.testing.pictures import scene
 from augment.torchvision import Key, ReplaceBackground
 from tests import simple
-from tests.filled import counted, fill, is_one_of, possible
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture
-def cache(filled):
-    return filled[0]
-
-
-@pytest.fixture
-def image(filled):
-    with PIL.Image.open(filled[1][0]) as file:
-        return file.convert("RGB")
+from tests.filled import counted, is_one_of, possible
 
 
 def test_a_pil_image_comes_back_as_one(cache, image):

@@ -15,23 +15,7 @@ from augment.sampling.placement import Placement
 from augment.testing.pictures import scene
 from augment.torchvision import Key, KeyedImageFolder, ReplaceBackground
 from tests import simple
-from tests.filled import boxed, counted, fill, is_one_of, possible
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture
-def cache(filled):
-    return filled[0]
-
-
-@pytest.fixture
-def image(filled):
-    with PIL.Image.open(filled[1][0]) as file:
-        return file.convert("RGB")
+from tests.filled import boxed, counted, is_one_of, possible
 
 
 def test_any_structure_keeps_its_labels_and_only_the_image_changes(cache, image):

@@ -19,23 +19,7 @@ from augment.stages.guard import Guard
 from augment.testing.pictures import scene
 from augment.torchvision import Layers, ReplaceBackground, ReplaceBackgroundBatch
 from tests import simple
-from tests.filled import boxed, counted, fill
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture
-def cache(filled):
-    return filled[0]
-
-
-@pytest.fixture
-def image(filled):
-    with PIL.Image.open(filled[1][0]) as file:
-        return file.convert("RGB")
+from tests.filled import boxed, counted
 
 
 class Scenes(Dataset):

@@ -22,24 +22,7 @@ from augment.sampling.placement import Placement
 from augment.testing.pictures import scene
 from augment.torchvision import Key, ReplaceBackground
 from tests import simple
-from tests.filled import boxed, counted, fill
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture
-def cache(filled):
-    return filled[0]
-
-
-@pytest.fixture
-def image(filled):
-    with PIL.Image.open(filled[1][0]) as file:
-        return file.convert("RGB")
-
+from tests.filled import boxed, counted
 
 STRANGER = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
 
@@ -111,7 +94,7 @@ def test_hits_that_stop_are_said(tmp_path, caplog, hits):
     assert not warned(caplog)
     shutil.rmtree(tmp_path / "c")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replace.sampler.store, "_read", lambda name: None)
+        patch.setattr(replace.sampler.store, "_find", lambda name: None)
         for index in range(300):
             Same(replace)[index]
     (message,) = [text for text in warned(caplog) if "given another background" in text]

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from augment.artifacts import Image
-from augment.errors import UnavailableError
 from augment.models.batches import free_memory
-from augment.models.quiet import quiet
 from augment.models.transformers import TransformersWeights
-from augment.models.weights import DtypeName, pick_device, pick_dtype
+from augment.models.weights import DtypeName, pick_device
 
 
 @dataclass(frozen=True)
@@ -68,18 +66,4 @@ class Sam2Settings:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """The processor and the model, on its device."""
-        device = self.target()
-        folder = self.weights().resolve()
-        import transformers
-
-        library: Any = transformers  # its lazy module has no types for these
-        options = {"local_files_only": True, "trust_remote_code": False}
-        with quiet("transformers"):
-            try:
-                processor = library.Sam2Processor.from_pretrained(folder, **options)
-                model = library.Sam2Model.from_pretrained(
-                    folder, dtype=pick_dtype(self.dtype, device), use_safetensors=True, **options
-                )
-            except Exception as error:  # those of safetensors derive from nothing narrower
-                raise UnavailableError(f"{self.model}: transformers cannot load it from {folder}: {error}") from error
-        return processor, model.to(device).eval()
+        return self.weights().load("Sam2Processor", "Sam2Model", self.target(), self.dtype)

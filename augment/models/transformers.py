@@ -35,6 +35,22 @@ class TransformersWeights(HubWeights):
     index = "config.json"
     patterns = ("*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors")
 
+    def load(self, processor: str, network: str, device: str, dtype: DtypeName) -> tuple[Any, Any]:
+        """An instance of each of two classes of transformers: the processor, and the model on its device."""
+        folder = self.resolve()
+        import transformers
+
+        options = {"local_files_only": True, "trust_remote_code": False}
+        with quiet("transformers"):
+            try:
+                prepares = getattr(transformers, processor).from_pretrained(folder, **options)
+                model = getattr(transformers, network).from_pretrained(
+                    folder, dtype=pick_dtype(dtype, device), use_safetensors=True, **options
+                )
+            except Exception as error:  # those of safetensors and tokenizers derive from nothing narrower
+                raise UnavailableError(f"{self.model}: transformers cannot load it from {folder}: {error}") from error
+        return prepares, model.to(device).eval()
+
     def _lacks(self, folder: Path) -> str | None:
         return missing_safetensors(folder) if (folder / self.index).is_file() else self.index
 
@@ -130,26 +146,14 @@ class ImageToTextModel:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """The processor and the model, on its device."""
-        device = self.target()
-        folder = self.weights().resolve()
-        import transformers
-
-        library: Any = transformers  # its lazy module has no types for these
-        options = {"local_files_only": True, "trust_remote_code": False}
-        with quiet("transformers"):
-            try:
-                processor = library.AutoProcessor.from_pretrained(folder, **options)
-                model = library.AutoModelForImageTextToText.from_pretrained(
-                    folder, dtype=pick_dtype(self.dtype, device), use_safetensors=True, **options
-                )
-            except Exception as error:  # those of safetensors and tokenizers derive from nothing narrower
-                raise UnavailableError(f"{self.model}: transformers cannot load it from {folder}: {error}") from error
+        names = "AutoProcessor", "AutoModelForImageTextToText"
+        processor, model = self.weights().load(*names, self.target(), self.dtype)
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.padding_side = "left"  # the answers of a batch must all start right after their question
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
-        return processor, model.to(device).eval()
+        return processor, model
 
     def _answer_batch(self, images: Sequence[Image]) -> list[str]:
         import torch

@@ -192,7 +192,7 @@ class HubWeights(Weights):
         login = "log in with `hf auth login`, or set HF_TOKEN"
         try:
             api.model_info(self.model, revision=self.revision, timeout=PROBE_SECONDS)
-            within(PROBE_SECONDS, lambda: api.auth_check(self.model))  # a gated model has its page for everybody
+            within(PROBE_SECONDS, lambda: api.auth_check(self.model))  # anyone may see a gated model's page
         except GatedRepoError as error:
             page = f"{api.endpoint}/{self.model}"
             raise UnavailableError(

@@ -53,8 +53,8 @@ def prewarm(
 
     Returns counts; a bad image is listed in `failures` and does not stop the run. Raises InputError for an invalid
     argument, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is
-    done), StoreError if the cache cannot be written, and, both with the report so far, Interrupted after Ctrl-C and
-    Ended, an UnavailableError, if a stage turns out to fail for every item.
+    done) and StoreError if the cache cannot be written. Ctrl-C raises Interrupted, and a stage that fails for every
+    item raises Ended, an UnavailableError; both carry the report so far.
     """
     if variants < 1:
         raise InputError(f"variants: {variants} is not a number of backgrounds, 1 or more")

@@ -105,7 +105,7 @@ class Plan:
     def note(self, kind: Kind[Any], outcome: Outcome) -> int:
         """Record the outcome of a batch; returns how many works are done.
 
-        Raises UnavailableError if it is by now certain that the stage fails for every item; see `Trial`.
+        Raises UnavailableError once it is certain that the stage fails for every item; see `Trial`.
         """
         report = self.report.stages[kind.name]
         report.computed += outcome.computed

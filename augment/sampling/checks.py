@@ -1,4 +1,4 @@
-"""One message for every number that is out of its range."""
+"""One message for any number outside its range."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from augment.artifacts import BACKGROUND, MATTE, ImageCodec, ImageFormat
 from augment.errors import CacheFullError, CorruptEntry, StoreError
-from augment.store.entries import Provenance, entry_name, seal
+from augment.store.entries import Entry, Provenance, entry_name, seal
 from augment.store.eviction import Keeping, checkpoint, make_room, parts_of, rows, used
 from augment.store.files import read_text, set_aside, write_atomically
 from augment.store.misses import Misses
@@ -329,9 +329,9 @@ class Cache(Store):
     def _is_gone(self) -> bool:
         return not os.path.lexists(self.directory / SETTINGS_FILE)
 
-    def _read(self, name: str) -> bytes | memoryview | None:
+    def _find(self, name: str) -> Entry | None:
         try:
-            return self._open().get(name)
+            data = self._open().get(name)
         except FileNotFoundError:  # not stored yet, just evicted, or the whole cache was deleted
             if self._is_gone() and SETTINGS_FILE not in self._reported:
                 self._reported.add(SETTINGS_FILE)
@@ -342,6 +342,7 @@ class Cache(Store):
             return None
         except (sqlite3.Error, OSError) as error:
             raise CorruptEntry(str(error)) from error
+        return None if data is None else Entry(data)
 
     def _full(self) -> str:
         return f"the cache {self.directory} is full: its size limit is {self.size_limit} bytes"

@@ -188,18 +188,6 @@ class Pack(Store):
         """Every entry's name."""
         return iter(self.index)
 
-    def entry(self, name: str) -> Entry | None:
-        """An entry, checked, or None; a damaged entry counts as missing and is logged once a process."""
-        place = self.index.find(name)
-        if place is None:
-            return None
-        try:
-            payload = self._bytes(place.shard, place.payload, place.size, place.sum)
-            return Entry.of(payload, self._bytes(place.shard, place.note, place.note_size, place.note_sum))
-        except (CorruptEntry, OSError) as error:
-            self.report_damage(name, error)
-            return None
-
     def get(self, name: str) -> memoryview | None:
         """The artifact's bytes, checked, or None; its provenance is not read."""
         place = self.index.find(name)
@@ -207,7 +195,7 @@ class Pack(Store):
             return None
         try:
             return self._bytes(place.shard, place.payload, place.size, place.sum)
-        except (CorruptEntry, OSError) as error:
+        except CorruptEntry as error:
             self.report_damage(name, error)
             return None
 
@@ -237,12 +225,19 @@ class Pack(Store):
             self.report_damage(self._paths.file.name, error)
             return []
 
-    def _read(self, name: str) -> bytes | memoryview | None:
-        raise NotImplementedError  # `entry` and `get` read payload and provenance apart
+    def _find(self, name: str) -> Entry | None:
+        place = self.index.find(name)
+        if place is None:
+            return None
+        payload = self._bytes(place.shard, place.payload, place.size, place.sum)
+        return Entry.of(payload, self._bytes(place.shard, place.note, place.note_size, place.note_sum))
 
     def _bytes(self, shard: int, offset: int, size: int, checksum: int) -> memoryview:
         data = np.empty(size, np.uint8)  # may be written to, so that a raw image needs no copy to become a composite
-        read = os.preadv(self._file(shard), [data.data], offset) if size else 0
+        try:
+            read = os.preadv(self._file(shard), [data.data], offset) if size else 0
+        except OSError as error:
+            raise CorruptEntry(str(error)) from error
         if read != size or xxhash.xxh3_64_intdigest(data.data) != checksum:
             raise CorruptEntry("its checksum does not match" if read == size else f"{read} of {size} bytes are there")
         return data.data

@@ -92,8 +92,8 @@ class Store(ABC):
         """Every entry's name."""
 
     @abstractmethod
-    def _read(self, name: str) -> bytes | memoryview | None:
-        """An entry as it was sealed, or None. Raises CorruptEntry if it cannot be read."""
+    def _find(self, name: str) -> Entry | None:
+        """An entry, checked, or None. Raises CorruptEntry if it cannot be read."""
 
     @abstractmethod
     def recipes(self) -> list[Record]:
@@ -114,8 +114,7 @@ class Store(ABC):
     def entry(self, name: str) -> Entry | None:
         """An entry, checked, or None; a damaged entry counts as missing and is logged once a process."""
         try:
-            data = self._read(name)
-            return None if data is None else Entry(data)
+            return self._find(name)
         except CorruptEntry as error:
             self.report_damage(name, error)
             return None

@@ -196,7 +196,8 @@ def test_an_index_is_whole_or_corrupt(folder, data):
 @given(spoiled([Recipe.load("classic").to_toml().encode()]) | st.binary(max_size=60))
 def test_a_recipe_is_read_or_refused(data):
     with suppress(RecipeError):
-        Recipe.from_toml(data.decode(errors="replace"))
+        recipe = Recipe.from_toml(data.decode(errors="replace"))
+        assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
 @often

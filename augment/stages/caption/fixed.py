@@ -1,4 +1,4 @@
-"""The same caption for every plate, as the user gives it."""
+"""The same caption for every plate, given by the user."""
 
 from __future__ import annotations
 
