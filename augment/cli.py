@@ -196,6 +196,23 @@ def verify(
 
 
 @app.command()
+def reject(
+    store: Annotated[Path, typer.Argument(help="The cache's folder.")],
+    file: Annotated[Path, typer.Argument(help="The list that was saved in the gallery.")],
+) -> None:
+    """Reject mattes and backgrounds: training no longer uses them, and the next prewarm draws the backgrounds anew.
+
+    Example: `augment reject photos-cache rejected.txt`
+    """
+    from augment.commands.reject import run
+
+    rejection = run(store, file)
+    out.print(str(rejection), markup=False)
+    if rejection.unknown:
+        raise typer.Exit(1)
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe with all settings.")] = None) -> None:
     """List the built-in recipes, or print one as TOML as a starting point for your own.
 

@@ -96,6 +96,11 @@ class Reader:
             return None
 
 
+def rejection_name(background: str) -> str:
+    """The name of the note that a person has rejected a background: how many tries at it are not to be made again."""
+    return f"rejected/{background.partition('/')[2]}"
+
+
 def step_name(background: str, step: str) -> str:
     """The name that an image on the way to a background is stored under."""
     return f"{STEP.name}/{background.partition('/')[2]}/{step}"
