@@ -196,6 +196,21 @@ def verify(
 
 
 @app.command()
+def gallery(
+    store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("gallery.html"),
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Show only this one of its recipes.")] = None,
+) -> None:
+    """Write one page that shows everything in a store, to filter it and to mark what is bad.
+
+    Example: `augment gallery photos-cache -o photos.html`
+    """
+    from augment.commands.gallery import write_gallery
+
+    out.print(f"{write_gallery(store, output, recipe)} images: {output}", markup=False)
+
+
+@app.command()
 def reject(
     store: Annotated[Path, typer.Argument(help="The cache's folder.")],
     file: Annotated[Path, typer.Argument(help="The list that was saved in the gallery.")],
