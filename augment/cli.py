@@ -27,6 +27,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting of the recipe; can be repeated."),
 ]
+SheetOption = Annotated[
+    Path | None, typer.Option("--sheet", help="Write a picture of some images and what training sees of them.")
+]
 VariantsOption = Annotated[int, typer.Option(min=1, help="Number of backgrounds per image.")]
 
 
@@ -88,6 +91,7 @@ def prewarm(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="List all refused and failed images in this .csv or .json file.")
     ] = None,
+    sheet: SheetOption = None,
 ) -> None:
     """Compute what the cache lacks for each image. It can be stopped at any time and run again.
 
@@ -121,6 +125,10 @@ def prewarm(
     out.print(str(report), markup=False)
     if report_file is not None:
         report.save(report_file)
+    if sheet is not None and report.images:
+        from augment.commands.sheet import write_sheet
+
+        out.print(f"{write_sheet(cache, sheet)} rows: {sheet}", markup=False)
     if report.failures or report.unfit or not report.complete:
         raise typer.Exit(1)
 
@@ -198,7 +206,8 @@ def verify(
 @app.command()
 def gallery(
     store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("gallery.html"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page to write.")] = None,
+    sheet: SheetOption = None,
     recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Show only this one of its recipes.")] = None,
 ) -> None:
     """Write one page that shows everything in a store, to filter it and to mark what is bad.
@@ -206,8 +215,14 @@ def gallery(
     Example: `augment gallery photos-cache -o photos.html`
     """
     from augment.commands.gallery import write_gallery
+    from augment.commands.sheet import write_sheet
 
-    out.print(f"{write_gallery(store, output, recipe)} images: {output}", markup=False)
+    if output is None and sheet is None:
+        output = Path("gallery.html")
+    if output is not None:
+        out.print(f"{write_gallery(store, output, recipe)} images: {output}", markup=False)
+    if sheet is not None:
+        out.print(f"{write_sheet(store, sheet, recipe)} rows: {sheet}", markup=False)
 
 
 @app.command()

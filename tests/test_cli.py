@@ -90,14 +90,15 @@ def test_the_demo_runs_from_start_to_end(tmp_path):
     assert ", 0 failures" in done.stdout
     assert "Trained 12 steps of 16 with two workers" in done.stdout
     assert ", 0 misses" in done.stdout
+    assert "Next: augment prewarm" in done.stdout
     for photo in ("astronaut", "coffee", "rocket"):
         folder = tmp_path / "demo" / "pictures" / photo
         names = {path.name for path in folder.iterdir()}
-        assert {"image.png", "cutout.png", "plate.png", "background_0.png", "composite_0.png", "sheet.png"} <= names
-        with PIL.Image.open(folder / "image.png") as image, PIL.Image.open(folder / "composite_0.png") as composite:
+        assert {"original.png", "object.png", "plate.png", "background_0.png", "composite_0.png"} <= names
+        with PIL.Image.open(folder / "original.png") as image, PIL.Image.open(folder / "composite_0.png") as composite:
             assert image.size == composite.size
-        with PIL.Image.open(folder / "cutout.png") as cutout:
-            assert cutout.mode == "RGBA"
+    with PIL.Image.open(tmp_path / "demo" / "sheet.png") as sheet:
+        assert sheet.width > 1000
 
 
 def test_the_version_is_the_packages():
@@ -106,7 +107,7 @@ def test_the_version_is_the_packages():
     assert augment("--version").stdout.strip() == package.__version__
 
 
-@pytest.mark.parametrize("command", ["demo", "prewarm", "run", "doctor", "recipes", "verify"])
+@pytest.mark.parametrize("command", ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject"])
 def test_every_help_has_an_example(command):
     assert f"Example: augment {command}" in " ".join(augment(command, "--help").stdout.split())
 

@@ -121,7 +121,7 @@ def test_filters_show_what_they_name(page):
     assert {card.split("/")[0] for card in cards(page)} == {"ball"}
     choose(page, "group", "")
     choose(page, "verdict", "unusable")
-    assert cards(page) == ["cup/<img src=x onerror=alert(1)>.png"]
+    assert cards(page) == ["ball/<img src=x onerror=alert(1)>.png"]
     choose(page, "verdict", "unusable: empty")
     assert len(cards(page)) == 1
     choose(page, "verdict", "usable")
