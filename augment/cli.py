@@ -226,6 +226,28 @@ def gallery(
 
 
 @app.command()
+def inspect(
+    store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
+    image: Annotated[
+        str | None, typer.Argument(help="Show how everything of this image (a path or key) was made.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Count what a store holds, recipe by recipe; or show how everything of one image was made.
+
+    Example: `augment inspect photos-cache photos/cup/001.jpg`
+    """
+    from augment.commands.inspect import as_tables, inspect_image, inspect_store, to_json
+
+    found = inspect_store(store) if image is None else inspect_image(store, image)
+    if as_json:
+        print(to_json(found))
+        return
+    for table in as_tables(found):
+        out.print(table)
+
+
+@app.command()
 def reject(
     store: Annotated[Path, typer.Argument(help="The cache's folder.")],
     file: Annotated[Path, typer.Argument(help="The list that was saved in the gallery.")],
@@ -248,14 +270,15 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe w
 
     Example: `augment recipes classic > mine.toml`
     """
-    from augment.recipe import Recipe, presets
-
     if name is not None:
+        from augment.recipe import Recipe
+
         out.print(Recipe.load(name).to_toml(), markup=False, end="")
         return
-    for preset in presets():
-        stages = Recipe.load(preset).makers.items()
-        out.print(f"{preset:<10}" + " → ".join(f"{kind}: {stage.backend}" for kind, stage in stages))
+    from augment.commands.recipes import as_tables, summaries
+
+    for table in as_tables(summaries()):
+        out.print(table)
 
 
 @app.command()
