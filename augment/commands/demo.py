@@ -27,7 +27,7 @@ VARIANTS = 3
 STEPS, BATCH = 12, 16
 
 
-def run(folder: Path) -> str:
+def run(folder: Path, progress: bool = True) -> str:
     """Write the pictures to `folder` and train for a few steps; returns a summary.
 
     Raises InputError if scikit-image, which contains the photographs, is not installed.
@@ -37,7 +37,7 @@ def run(folder: Path) -> str:
     # result here, so show it.
     recipe = Recipe.load("classic").changed({"remove.doubt": 0.5})
     cache = Cache(folder / "cache")
-    report = prewarm(folder / "photos", cache, recipe, variants=VARIANTS)
+    report = prewarm(folder / "photos", cache, recipe, variants=VARIANTS, progress=progress)
     reader = Reader(cache, recipe.record(VARIANTS))
     for path in photos:
         _write_pictures(path, reader, folder / "pictures" / path.stem)
