@@ -15,7 +15,7 @@ from augment.stages.base import GROUP, IMAGE, SEED, VARIANT, Fact, Item, Kind, d
 from augment.stages.calling import Made, StageCall, Unit, Work
 from augment.store.cache import Cache
 from augment.store.entries import Provenance
-from augment.store.reader import Reader, step_name
+from augment.store.reader import Reader, rejection_name, step_name
 
 T = TypeVar("T")
 
@@ -225,7 +225,14 @@ class Chain:
             if need is IMAGE and work.item.image is None:
                 raise InputError(f"the image {work.item.key} was handed to a stage without its pixels")
         own = self._reads(kind, work.item) if work.item.reads is None else work.item.reads[kind.name]
-        return Unit(work, given, _joined(own, needed))
+        tried = self._tried(self.name(kind, work.item.key, work.variant)) if kind.drawn else 0
+        return Unit(work, given, _joined(own, needed), tried)
+
+    def _tried(self, name: str) -> int:
+        """How many seeds a person has rejected for the artifact of that name."""
+        note = self.cache.provenance(rejection_name(name)) or {}
+        tried = note.get("tried")
+        return tried if type(tried) is int and tried > 0 else 0
 
     def _needed(self, kind: Kind[T], work: Work) -> tuple[T, str]:
         """What an earlier stage made of this image, and what that was made from. Raises ItemFailed if it made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from augment.errors import AugmentError, RecipeError
+from augment.errors import AugmentError, InputError, RecipeError
 
 if TYPE_CHECKING:
     from augment.recipe import Recipe
@@ -27,6 +28,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting of the recipe; can be repeated."),
 ]
+SheetOption = Annotated[
+    Path | None, typer.Option("--sheet", help="Write a picture of some images and what training sees of them.")
+]
 VariantsOption = Annotated[int, typer.Option(min=1, help="Number of backgrounds per image.")]
 
 
@@ -38,21 +42,48 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class LogLevel(StrEnum):
+    """The least severe messages to show."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @app.callback()
 def augment(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results only, no progress.")] = False,
+    log_level: Annotated[LogLevel | None, typer.Option(help="The least severe messages to show or write.")] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Write all messages, from info up, with their times to this file.")
+    ] = None,
 ) -> None:
     """Background replacement as a dataset augmentation for PyTorch."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[handler])
+    usual = LogLevel.ERROR if quiet else LogLevel.INFO if verbose else LogLevel.WARNING
+    level = (log_level or usual).value.upper()
+    shown = RichHandler(level, Console(stderr=True), show_path=False, show_time=False)
+    handlers: list[logging.Handler] = [shown]
+    if log_file is not None:
+        try:
+            written = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--log-file {log_file}: it cannot be written: {error.strerror}") from error
+        written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(written)
+        level = "DEBUG" if log_level is LogLevel.DEBUG else "INFO"  # a file may tell more than the terminal
+    logging.basicConfig(level=level, format="%(message)s", handlers=handlers)
+    context.obj = not quiet
 
 
 @app.command()
 def demo(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("augment-demo"),
 ) -> None:
     """Run everything on real photographs, without downloads: make pictures, fill a cache, and train from it.
@@ -61,11 +92,12 @@ def demo(
     """
     from augment.commands.demo import run
 
-    out.print(run(output))
+    out.print(run(output, progress=context.obj))
 
 
 @app.command()
 def prewarm(
+    context: typer.Context,
     images: Annotated[Path, typer.Argument(help="A folder of images (with its subfolders) or one image.")],
     cache: Annotated[Path, typer.Option("--cache", help="The cache's folder; created if it does not exist.")],
     recipe: RecipeOption = "classic",
@@ -88,6 +120,7 @@ def prewarm(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="List all refused and failed images in this .csv or .json file.")
     ] = None,
+    sheet: SheetOption = None,
 ) -> None:
     """Compute what the cache lacks for each image. It can be stopped at any time and run again.
 
@@ -106,6 +139,7 @@ def prewarm(
             variants=variants,
             workers=workers,
             groups=groups,
+            progress=context.obj,
             missing=missing,
             window=window,
         )
@@ -121,6 +155,10 @@ def prewarm(
     out.print(str(report), markup=False)
     if report_file is not None:
         report.save(report_file)
+    if sheet is not None and report.images:
+        from augment.commands.sheet import write_sheet
+
+        out.print(f"{write_sheet(cache, sheet)} rows: {sheet}", markup=False)
     if report.failures or report.unfit or not report.complete:
         raise typer.Exit(1)
 
@@ -196,19 +234,83 @@ def verify(
 
 
 @app.command()
+def gallery(
+    context: typer.Context,
+    store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page to write.")] = None,
+    sheet: SheetOption = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Show only this one of its recipes.")] = None,
+) -> None:
+    """Write one page that shows everything in a store, to filter it and to mark what is bad.
+
+    Example: `augment gallery photos-cache -o photos.html`
+    """
+    from augment.commands.gallery import write_gallery
+    from augment.commands.sheet import write_sheet
+
+    if output is None and sheet is None:
+        output = Path("gallery.html")
+    if output is not None:
+        out.print(f"{write_gallery(store, output, recipe, context.obj)} images: {output}", markup=False)
+    if sheet is not None:
+        out.print(f"{write_sheet(store, sheet, recipe)} rows: {sheet}", markup=False)
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
+    image: Annotated[
+        str | None, typer.Argument(help="Show how everything of this image (a path or key) was made.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Count what a store holds, recipe by recipe; or show how everything of one image was made.
+
+    Example: `augment inspect photos-cache photos/cup/001.jpg`
+    """
+    from augment.commands.inspect import as_tables, inspect_image, inspect_store, to_json
+
+    found = inspect_store(store, context.obj) if image is None else inspect_image(store, image)
+    if as_json:
+        print(to_json(found))
+        return
+    for table in as_tables(found):
+        out.print(table)
+
+
+@app.command()
+def reject(
+    store: Annotated[Path, typer.Argument(help="The cache's folder.")],
+    file: Annotated[Path, typer.Argument(help="The list that was saved in the gallery.")],
+) -> None:
+    """Reject mattes and backgrounds: training no longer uses them, and the next prewarm draws the backgrounds anew.
+
+    Example: `augment reject photos-cache rejected.txt`
+    """
+    from augment.commands.reject import run
+
+    rejection = run(store, file)
+    out.print(str(rejection), markup=False)
+    if rejection.unknown:
+        raise typer.Exit(1)
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe with all settings.")] = None) -> None:
     """List the built-in recipes, or print one as TOML as a starting point for your own.
 
     Example: `augment recipes classic > mine.toml`
     """
-    from augment.recipe import Recipe, presets
-
     if name is not None:
+        from augment.recipe import Recipe
+
         out.print(Recipe.load(name).to_toml(), markup=False, end="")
         return
-    for preset in presets():
-        stages = Recipe.load(preset).makers.items()
-        out.print(f"{preset:<10}" + " → ".join(f"{kind}: {stage.backend}" for kind, stage in stages))
+    from augment.commands.recipes import as_tables, summaries
+
+    for table in as_tables(summaries()):
+        out.print(table)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The command line as a subprocess: what it prints, and its exit codes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,14 +91,15 @@ def test_the_demo_runs_from_start_to_end(tmp_path):
     assert ", 0 failures" in done.stdout
     assert "Trained 12 steps of 16 with two workers" in done.stdout
     assert ", 0 misses" in done.stdout
+    assert "Next: augment prewarm" in done.stdout
     for photo in ("astronaut", "coffee", "rocket"):
         folder = tmp_path / "demo" / "pictures" / photo
         names = {path.name for path in folder.iterdir()}
-        assert {"image.png", "cutout.png", "plate.png", "background_0.png", "composite_0.png", "sheet.png"} <= names
-        with PIL.Image.open(folder / "image.png") as image, PIL.Image.open(folder / "composite_0.png") as composite:
+        assert {"original.png", "object.png", "plate.png", "background_0.png", "composite_0.png"} <= names
+        with PIL.Image.open(folder / "original.png") as image, PIL.Image.open(folder / "composite_0.png") as composite:
             assert image.size == composite.size
-        with PIL.Image.open(folder / "cutout.png") as cutout:
-            assert cutout.mode == "RGBA"
+    with PIL.Image.open(tmp_path / "demo" / "sheet.png") as sheet:
+        assert sheet.width > 1000
 
 
 def test_the_version_is_the_packages():
@@ -106,7 +108,7 @@ def test_the_version_is_the_packages():
     assert augment("--version").stdout.strip() == package.__version__
 
 
-@pytest.mark.parametrize("command", ["demo", "prewarm", "run", "doctor", "recipes", "verify"])
+@pytest.mark.parametrize("command", ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject"])
 def test_every_help_has_an_example(command):
     assert f"Example: augment {command}" in " ".join(augment(command, "--help").stdout.split())
 
@@ -116,3 +118,25 @@ def test_prewarm_exits_with_one_if_nothing_is_complete_and_writes_its_report(tmp
     done = augment("prewarm", tmp_path / "flat.png", "--cache", tmp_path / "cache", "--report", tmp_path / "r.csv")
     assert done.returncode == 1
     assert "flat.png" in (tmp_path / "r.csv").read_text()
+
+
+def test_quiet_shows_neither_progress_nor_warnings_but_the_result(tmp_path):
+    write_folder(tmp_path / "images", 2)
+    done = augment("--quiet", "prewarm", tmp_path / "images", "--cache", tmp_path / "cache")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 images: 2 complete")
+
+
+def test_a_log_file_has_messages_with_times_and_levels(tmp_path):
+    write_folder(tmp_path / "images", 1)
+    done = augment("--log-file", tmp_path / "log.txt", "prewarm", tmp_path / "images", "--cache", tmp_path / "cache")
+    assert done.returncode == 0
+    text = (tmp_path / "log.txt").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\d [\d:,]+ INFO augment\.prewarming: 1 images: 1 complete", text, re.M)
+    assert "INFO" not in done.stderr
+
+
+def test_a_log_file_that_cannot_be_written_is_one_sentence(tmp_path):
+    done = augment("--log-file", tmp_path, "recipes")
+    assert done.returncode == 2
+    assert done.stderr == f"augment: --log-file {tmp_path}: it cannot be written: Is a directory\n"

@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import PIL.Image
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from augment.artifacts import BACKGROUND, MATTE, PLATE, Image, Matte
+from augment.commands.sheet import write_sheet
+from augment.commands.shown import kinds_of, show
 from augment.errors import InputError
-from augment.imaging.composite import composite, cutout
-from augment.keys import image_key, to_rgb
+from augment.keys import image_key
 from augment.prewarming import prewarm
 from augment.recipe import Recipe
 from augment.store.cache import Cache
@@ -30,7 +27,7 @@ VARIANTS = 3
 STEPS, BATCH = 12, 16
 
 
-def run(folder: Path) -> str:
+def run(folder: Path, progress: bool = True) -> str:
     """Write the pictures to `folder` and train for a few steps; returns a summary.
 
     Raises InputError if scikit-image, which contains the photographs, is not installed.
@@ -40,12 +37,17 @@ def run(folder: Path) -> str:
     # result here, so show it.
     recipe = Recipe.load("classic").changed({"remove.doubt": 0.5})
     cache = Cache(folder / "cache")
-    report = prewarm(folder / "photos", cache, recipe, variants=VARIANTS)
+    report = prewarm(folder / "photos", cache, recipe, variants=VARIANTS, progress=progress)
     reader = Reader(cache, recipe.record(VARIANTS))
-    sheets = [_write_pictures(path, reader, folder / "pictures") for path in photos]
-    PIL.Image.fromarray(_stack(sheets)).save(folder / "sheet.png")
-    return (
-        f"{report}\n\n{_train(folder / 'photos', cache)}\n\nPictures: {folder / 'sheet.png'} and {folder / 'pictures'}"
+    for path in photos:
+        _write_pictures(path, reader, folder / "pictures" / path.stem)
+    write_sheet(cache, folder / "sheet.png")
+    return "\n".join(
+        (
+            f"{report}\n\n{_train(folder / 'photos', cache)}\n",
+            f"Pictures: {folder / 'sheet.png'} and {folder / 'pictures'}",
+            "Next: augment prewarm YOUR_IMAGES --cache YOUR_CACHE --variants 4 --sheet sheet.png",
+        )
     )
 
 
@@ -66,31 +68,13 @@ def _copy_photos(folder: Path) -> list[Path]:
     return paths
 
 
-def _write_pictures(path: Path, reader: Reader, folder: Path) -> Image:
-    """Write everything that the chain made from one photograph; returns it as one row of pictures."""
-    image = to_rgb(PIL.Image.open(path))
-    key = image_key(image)
-    folder = folder / path.stem
+def _write_pictures(path: Path, reader: Reader, folder: Path) -> None:
+    """Write everything that the chain made from one photograph."""
     folder.mkdir(parents=True, exist_ok=True)
-    matte = reader.get(MATTE, key)
-    row = {"image": image}
-    if matte is not None and not matte.unusable:
-        PIL.Image.fromarray(cutout(image, matte)).save(folder / "cutout.png")
-        row["cutout"] = _on_checks(image, matte)
-        plate = reader.get(PLATE, key)
-        if plate is not None:
-            row["plate"] = plate
-        for variant in range(VARIANTS):
-            background = reader.get(BACKGROUND, key, variant)
-            if background is not None:
-                row[f"background {variant}"] = background
-                row[f"composite {variant}"] = composite(image, matte, background)
-    for name, picture in row.items():
-        if name != "cutout":
-            PIL.Image.fromarray(picture).save(folder / f"{name.replace(' ', '_')}.png")
-    sheet = _row(row)
-    PIL.Image.fromarray(sheet).save(folder / "sheet.png")
-    return sheet
+    with PIL.Image.open(path) as file:
+        key = image_key(file)
+    for title, _, picture in show(reader, kinds_of(reader.record), key).pictures():
+        PIL.Image.fromarray(picture).save(folder / f"{title.replace(' ', '_')}.png")
 
 
 def _train(folder: Path, cache: Cache) -> str:
@@ -125,30 +109,4 @@ def _train(folder: Path, cache: Cache) -> str:
     return (
         f"Trained {STEPS} steps of {BATCH} with two workers: {counts}; "
         f"{STEPS * BATCH / seconds:.0f} images per second, loss {losses[0]:.2f} → {losses[-1]:.2f}"
-    )
-
-
-def _on_checks(image: Image, matte: Matte) -> Image:
-    """The object over a gray checkerboard, the usual sign for transparency."""
-    height, width = matte.size
-    rows, columns = np.arange(height)[:, None] // 16, np.arange(width)[None] // 16
-    checks = np.where((rows + columns) % 2, 235, 255).astype(np.uint8)
-    return composite(image, matte, np.repeat(checks[..., None], 3, axis=2))
-
-
-def _row(pictures: dict[str, Image], height: int = 200) -> Image:
-    cells = []
-    for name, picture in pictures.items():
-        width = round(picture.shape[1] * height / picture.shape[0])
-        cell = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        cell = cv2.copyMakeBorder(cell, 24, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-        cells.append(cv2.putText(cell, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA))
-    return np.hstack(cells)
-
-
-def _stack(rows: list[Image]) -> NDArray[np.uint8]:
-    width = max(row.shape[1] for row in rows)
-    white = (255, 255, 255)
-    return np.vstack(
-        [cv2.copyMakeBorder(r, 0, 0, 0, width - r.shape[1], cv2.BORDER_CONSTANT, value=white) for r in rows]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from augment.prewarming.report import Failure, Report, StageReport
 from augment.prewarming.source import Images, open_source
 from augment.recipe import Recipe, as_recipe
 from augment.store.cache import Cache
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Ended", "Failure", "Interrupted", "Report", "StageReport", "prewarm"]
 
@@ -46,7 +49,8 @@ def prewarm(
             core; 0 decodes in this process.
         groups: the class of each image, in order, or a CSV table with the columns "path" and "group"; it is kept out of
             the background.
-        progress: show a progress bar per stage on standard error (plain lines if it is not a terminal).
+        progress: show a progress bar per stage on standard error (in a notebook below the
+            cell, which needs ipywidgets; plain lines if it is no terminal).
         missing: process only those of `images` that training looked for and did not find, as noted in the store.
         window: (low, high), the values of images of more than 8 bits that become black and white. Use the same window
             in training: `augment.torchvision.ImageLoader(window)`.
@@ -80,4 +84,5 @@ def prewarm(
         )
     if advice := better_remover(report, chain.recipe):
         report.remarks.append(advice)
+    logger.info("%s", report)
     return report

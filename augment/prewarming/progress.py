@@ -1,10 +1,11 @@
-"""Progress: one bar per stage on a terminal, plain lines elsewhere, or nothing."""
+"""Progress: one bar per stage on a terminal and in a notebook, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Protocol
 
 from rich.console import Console
@@ -70,7 +71,7 @@ def bar(label: str, total: int, shown: bool) -> Iterator[Bar]:
     console = Console(stderr=True)
     if not shown or total == 0:
         yield Quiet()
-    elif console.is_terminal:
+    elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None):
         columns = (
             TextColumn("{task.description:<9}"),
             BarColumn(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xxhash
@@ -30,12 +30,14 @@ class Work:
 class Unit:
     """Work with the arguments that its stage is given for it, all but the seed.
 
-    `inputs` is a digest of what decides on the result besides pixels and settings.
+    `inputs` is a digest of what decides on the result besides pixels and settings. `tried` is how many seeds have been
+    tried before, whose results a person has rejected.
     """
 
     work: Work
     given: Mapping[str, Any]
     inputs: str = ""
+    tried: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class StageCall:
             if not pending:
                 break
             started = time.perf_counter()
-            seeded = {n: self._seeded(unit, attempt) for n, unit in pending.items()}
+            seeded = {n: self._seeded(unit, unit.tried + attempt) for n, unit in pending.items()}
             results = dict(zip(seeded, _call(self.stage, list(seeded.values())), strict=True))
             verdicts = self._verdicts(pending, seeded, results)
             seconds = (time.perf_counter() - started) / len(pending)
@@ -104,7 +106,7 @@ class StageCall:
                     reason = verdict.reason if isinstance(verdict, Rejected) else str(verdict)
                     made[n] = Made(units[n], failure=reason, rejected=rejected[n])
                 else:
-                    notes = {"seconds": seconds} | self._notes(unit.work, seeded[n], attempt, rejected[n])
+                    notes = {"seconds": seconds} | self._notes(unit.work, seeded[n], unit.tried + attempt, rejected[n])
                     detail = results[n]
                     pictures = dict(detail.pictures) if isinstance(detail, Detailed) else {}
                     notes |= detail.notes if isinstance(detail, Detailed) else {}
@@ -162,7 +164,7 @@ def _avoiding(unit: Unit, verdict: Rejected) -> Unit:
     if not verdict.avoid:
         return unit
     given = {n: v.avoiding(verdict.avoid) if isinstance(v, Prompt) else v for n, v in unit.given.items()}
-    return Unit(unit.work, given, unit.inputs)
+    return replace(unit, given=given)
 
 
 def _finished(stage: Stage, result: Any, given: Mapping[str, Any]) -> Any:

@@ -203,6 +203,15 @@ class Cache(Store):
                 held[key] = entry._replace(variants=max(before, entry.variants))
             PoolIndex.of(held).save(path)
 
+    def remove_from_pool(self, record: Record, keys: Iterable[str]) -> None:
+        """Take images, by key, out of the index of that recipe: their backgrounds serve no other image."""
+        dropped = {*keys}
+        with self._updating():
+            held = self.pool(record).entries()
+            PoolIndex.of({key: entry for key, entry in held.items() if key not in dropped}).save(
+                self._pool_path(record)
+            )
+
     def keys_at(self, path: str) -> list[str]:
         """The keys of the image at `path`: none, one, or two if EXIF turns it."""
         try:

@@ -69,6 +69,12 @@ class Reader:
                 return found
         return None
 
+    def keys(self, artifact: Artifact[T]) -> list[str]:
+        """The keys of all images that have the artifact, sorted; takes a look at every entry of the store."""
+        prefix = self.name(artifact, "")
+        names = (name.removeprefix(prefix) for name in self.store.names() if name.startswith(prefix))
+        return sorted({name.split("/")[0] for name in names})
+
     def group(self, key: str) -> str | None:
         """The class of an image, as the provenance of its matte has it: the one place where a group is kept."""
         provenance = self.store.provenance(self.name(MATTE, key))
@@ -94,6 +100,11 @@ class Reader:
         except CorruptEntry as error:  # whole by its checksum, but not of this format: written by other code
             self.store.report_damage(name, error)
             return None
+
+
+def rejection_name(background: str) -> str:
+    """The name of the note that a person has rejected a background: how many tries at it are not to be made again."""
+    return f"rejected/{background.partition('/')[2]}"
 
 
 def step_name(background: str, step: str) -> str:
