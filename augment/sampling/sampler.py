@@ -197,9 +197,7 @@ class Sampler:
         labels are known to belong to this image. Several images are replaced together, or none of them: an image that
         the store lacks may be a mask or a depth map of another one. Raises MissError with `on_miss="raise"`.
         """
-        if self._set_up_in != os.getpid():  # not in this process yet
-            self._set_up_in = os.getpid()
-            set_up()
+        self._set_up()
         labels = [label for label in (label.present() for label in labels) if label]
         compute = self._compute if len(images) == 1 else None
         found: list[Replacement] = []
@@ -228,6 +226,7 @@ class Sampler:
         self, image: Image, draws: Draws, labels: Sequence[Labels] = (), attached: Sequence[Labels] = ()
     ) -> Outcome:
         """As `replace`, of one image, but not counted: for callers that count for themselves."""
+        self._set_up()
         labels = [label for label in (label.present() for label in labels) if label]
         try:
             return Outcome([self._replaced(image, draws, labels, None, self._compute, attached, True)], HIT)
@@ -241,6 +240,11 @@ class Sampler:
     def no_image(self, detail: str) -> Outcome:
         """Count a sample without an image."""
         return self._keep("no image", detail)
+
+    def _set_up(self) -> None:
+        if self._set_up_in != os.getpid():  # not in this process yet
+            self._set_up_in = os.getpid()
+            set_up()
 
     def _keep(self, outcome: str, detail: str) -> Outcome:
         self._watch.add(outcome, detail)
