@@ -27,14 +27,13 @@ from augment.commands.composites import (
     copy,
 )
 from augment.commands.formats import find_formats
-from augment.commands.formats.base import Format, Tree, new_name
+from augment.commands.formats.base import Format, Tree, new_name, write
 from augment.commands.formats.lists import Lists
 from augment.errors import InputError
 from augment.prewarming.progress import bar
 from augment.prewarming.source import in_workers
 from augment.sampling.placement import Placement
 from augment.sampling.replacing import Replacing
-from augment.store.files import write_atomically
 
 MANIFEST = "manifest.csv"
 _JOURNAL = ".augment-apply.jsonl"
@@ -165,10 +164,10 @@ def _finish(
     lists.finish(out, new, only_new)
     copy(tree, others, out)
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, COLUMNS)
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row for made in done for row in made.rows)
-    write_atomically(out / MANIFEST, buffer.getvalue().encode(errors="replace"))
+    write(out / MANIFEST, buffer.getvalue().encode(errors="replace"))
 
 
 def _summary(out: Path, done: Sequence[Made], formats: Sequence[Format], copied: int) -> Summary:
@@ -234,7 +233,7 @@ class _Journal:
         if not lines:
             if any(path.name not in (_LOCK, _JOURNAL) for path in out.iterdir()):
                 raise InputError(f"{out}: it is not empty; choose a new folder")
-            write_atomically(self._file, (json.dumps(settings) + "\n").encode())
+            write(self._file, (json.dumps(settings) + "\n").encode())
             return
         before, settings = json.loads(lines[0]), json.loads(json.dumps(settings))
         changed = [name for name in settings if before.get(name) != settings[name]]

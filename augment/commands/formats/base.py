@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,6 @@ from augment.errors import InputError
 from augment.prewarming.folders import EXTENSIONS, files_below
 from augment.sampling.labels import Labels, moved_boxes
 from augment.sampling.placement import Move
-from augment.store.files import write_atomically
 
 Size: TypeAlias = tuple[int, int]  # height, width
 Points: TypeAlias = NDArray[np.float64]  # (n, 2) continuous x, y in pixels
@@ -122,9 +122,17 @@ def sibling(file: str, image: str, name: str) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, in a folder that is made if need be."""
+    """Write a file whole or not at all, in a folder that is made if need be.
+
+    What a killed process leaves has one name, so that the next run replaces it, and trainers do not see it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 @dataclass(frozen=True)

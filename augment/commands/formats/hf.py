@@ -133,7 +133,7 @@ def _written(file: str, rows: list[Row], columns: list[str]) -> bytes:
     if not file.endswith(".csv"):
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns)
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue().encode()

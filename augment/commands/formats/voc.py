@@ -61,7 +61,7 @@ class Voc(Format):
         for field in ("filename", "path"):
             element = root.find(field)
             if element is not None and element.text:
-                element.text = re.sub(r"[^/\\]*$", name, element.text)
+                element.text = re.sub(r"[^/\\]*$", name, element.text, count=1)
         if new.move is not None:
             for box in root.iter("bndbox"):
                 moved = new.boxes(self._box(new.image, box))[0] + _FROM_ONE

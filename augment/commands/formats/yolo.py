@@ -52,7 +52,9 @@ class Yolo(Format):
         training = {_folder(path) for split, path in splits if split == "train"}
         self._held_out = tuple({_folder(path) for split, path in splits if split != "train"} - training - {""})
         found = {image: next(tree.beside(image, _LABELS, (".txt",)), "") for image in tree.images}
-        self._files = {image: file for image, file in found.items() if file and self._is_label(file)}
+        self._files = {image: file for image, file in found.items() if file}
+        if 2 * sum(map(self._is_label, self._files.values())) < len(self._files):
+            self._files = {}  # captions, say
         self.files = frozenset({*self._files.values(), *texts}) if self._files else frozenset()
 
     def own_files(self, image: str) -> list[str]:
