@@ -2,8 +2,8 @@
 
     python examples/ultralytics_yolo.py path/to/dataset path/to/new --cache path/to/cache
 
-`path/to/dataset` holds data.yaml, images/train, labels/train, images/val and labels/val. The composites are written as a
-dataset of the same layout, and validation images stay as they are. Ultralytics depends on `opencv-python`: see the
+`path/to/dataset` holds data.yaml, images/train, labels/train, images/val and labels/val. The composites are written as
+a dataset of the same layout, and validation images stay as they are. Ultralytics depends on `opencv-python`: see the
 README on how to install both, or train in a separate environment.
 """
 
