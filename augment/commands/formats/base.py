@@ -77,6 +77,8 @@ class Tree:
                 places.append((*parents[:at], folder, *parents[at + 1 :]))
                 places.append((*parents[:at], folder, *parents[at:]))
         for place in dict.fromkeys(places):
+            if place not in self._folders:
+                continue
             for ending in endings:
                 found = "/".join((*place, stem + ending))
                 if found in self.known and found != image:
@@ -90,6 +92,10 @@ class Tree:
             if _HELD_OUT.fullmatch(name) and all(map(_SPLIT.fullmatch, self._neighbors["/".join(parents[:depth])])):
                 return True
         return False
+
+    @cached_property
+    def _folders(self) -> frozenset[tuple[str, ...]]:
+        return frozenset(PurePosixPath(folder).parts for folder in {file.rpartition("/")[0] for file in self.files})
 
     @cached_property
     def _neighbors(self) -> dict[str, set[str]]:
