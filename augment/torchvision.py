@@ -23,10 +23,19 @@ from augment.sampling.doubts import as_picture, pixels_of, untold_place
 from augment.sampling.replacing import Replacing
 from augment.sampling.report import NAME, report_of
 from augment.sampling.sampler import DRAWS, Draws, Replacement
+from augment.sampling.tv_copy_paste import CopyPaste
 from augment.sampling.tv_images import fault, size_of, visible_part, write_back
 from augment.sampling.tv_labels import labels_of, moved
 
-__all__ = ["ImageLoader", "Key", "KeyedImageFolder", "Layers", "ReplaceBackground", "ReplaceBackgroundBatch"]
+__all__ = [
+    "CopyPaste",
+    "ImageLoader",
+    "Key",
+    "KeyedImageFolder",
+    "Layers",
+    "ReplaceBackground",
+    "ReplaceBackgroundBatch",
+]
 
 _TOLD = (tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video)
 _PROBES = ((0.2, 0.3), (0.7, 0.4), (0.4, 0.8))  # points in shares of width and height; none is another's mirror image
