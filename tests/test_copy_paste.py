@@ -158,6 +158,11 @@ def test_rare_classes_come_as_often_as_common_ones(cache, discs):
     assert 0.38 < float((labels == 3).float().mean()) < 0.62
 
 
+def test_many_donors_are_looked_through_by_several_processes(cache, discs):
+    many = [discs[number % 6] for number in range(258)]
+    assert CopyPaste(cache, many).found == {3: 43, 7: 215}
+
+
 def test_it_may_follow_a_new_background_and_run_in_workers(cache, discs):
     paste = CopyPaste(cache, discs, p=0.5)
     replace = ReplaceBackground(cache, p=1)

@@ -75,9 +75,13 @@ class Summary:
         return "\n".join(lines)
 
 
+_PROTECTED = ": their mattes miss labeled objects; prewarm with a better remover, or with the data set's own masks"
 _ADVICE = {
     "misses": ": the store lacks them; run `augment prewarm` on the same files first",
     "unusable": ": their mattes must not be used",
+    "protected: mask": _PROTECTED,
+    "protected: box": _PROTECTED,
+    "protected: keypoint": _PROTECTED,
     "doubtful": ": say `--format imagefolder` if such files are no labels",
 }
 

@@ -24,6 +24,7 @@ from augment.sampling.counts import Counts
 from augment.sampling.doubts import as_picture
 from augment.sampling.pasting import Donor, Donors, Instances, Paste, object_matte, paste, visible
 from augment.sampling.placement import Placement, PlacementDraws
+from augment.sampling.process import set_up
 from augment.sampling.recipes import record_for
 from augment.sampling.tv_images import fault, size_of, visible_part, write_back
 from augment.sampling.tv_labels import float_array, upright_boxes, written_like
@@ -62,8 +63,11 @@ class CopyPaste(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     most often relative to their number.
 
     A sample of any other form is returned unchanged, and counted as "doubtful". Random numbers come from torch's
-    global generator. Source: Ghiasi et al., "Simple Copy-Paste" (arXiv 2012.07177); cutouts come from mattes here, with
-    soft edges, so that masks are not needed.
+    global generator. `found` has the number of donors of each class, `refused` why other objects are none. Calls raise
+    InputError for float images that are not in 0 … 1.
+
+    Source: Ghiasi et al., "Simple Copy-Paste" (arXiv 2012.07177). Cutouts come from mattes here, with soft edges, so
+    masks are not needed.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class CopyPaste(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         if not found:
             told = ", ".join(f"{count} {reason}" for reason, count in refused.most_common(3)) or "there is none"
             raise InputError(f"donors: no object of them can be cut out: {told}")
+        self._set_up_in = 0
         self.found = self._donors.labels
         self.refused = dict(refused)
         self._counts = Counts("pasted", "objects", "hidden", "doubtful", "changed donors", "unlike donors")
@@ -127,6 +132,9 @@ class CopyPaste(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         chance, share, *uniforms = torch.rand(2 + _DRAWS * high, dtype=torch.float64, device="cpu").tolist()
         if chance >= self.p:
             return sample
+        if self._set_up_in != os.getpid():  # not in this process yet
+            self._set_up_in = os.getpid()
+            set_up()
         parts = _parts(sample)
         if isinstance(parts, str):
             self._counts.add("doubtful")
@@ -209,7 +217,7 @@ def _donor(index: int, number: int, parts: _Sample, key: str, matte: Matte) -> D
 def _looked_through(objects: _Objects) -> tuple[list[Donor], Counter[str]]:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = available if len(objects) > _MANY else 0
-    loader = DataLoader(objects, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(objects, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=_start)
     found: list[Donor] = []
     refused: Counter[str] = Counter()
     for one in _each(loader):
@@ -223,6 +231,10 @@ def _looked_through(objects: _Objects) -> tuple[list[Donor], Counter[str]]:
 def _each(loader: DataLoader[list[Donor | str]]) -> Iterator[Donor | str]:
     for objects in loader:
         yield from objects
+
+
+def _start(_: int) -> None:
+    set_up()
 
 
 def _as_it_is(value: Any) -> Any:
