@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import shutil
 import warnings
@@ -16,7 +17,7 @@ import PIL.ImageOps
 from torch.utils.data import Dataset
 
 from augment.artifacts import Image
-from augment.commands.formats.base import Format, New, Tree, new_name, write
+from augment.commands.formats.base import Format, New, Size, Tree, new_name, write
 from augment.errors import InputError
 from augment.imaging.pillow import exif_orientation, oriented
 from augment.keys import to_rgb
@@ -114,22 +115,26 @@ class Composites(Dataset[Made]):
     def _read(self, image: str) -> tuple[PIL.Image.Image, Image, list[Labels], int]:
         """An image, its pixels `(H, W, 3)`, its labels, and the EXIF orientation to write. Raises _NotMade."""
         try:
+            sizes = {form.name: form.size(image) for form in self.formats if form.has(image)}
+        except InputError as error:
+            raise _NotMade(BAD_LABELS, str(error)) from error
+        try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of damaged metadata, which is of no use here
-                picture, pixels, orientation = self._opened(image)
+                picture, pixels, orientation = self._opened(image, list(sizes.values()))
         except Exception as error:  # Pillow raises many kinds of errors for damaged files
             raise _NotMade(UNREADABLE, str(error)) from error
         try:
             size = pixels.shape[:2]
-            for form in self.formats:
-                if (meant := form.size(image)) not in (None, size):
-                    raise InputError(f"its {form.name} labels are for an image of {meant}, and it is {size}")
+            for name, meant in sizes.items():
+                if meant not in (None, size):
+                    raise InputError(f"its {name} labels are for an image of {meant}, and it is {size}")
             return picture, pixels, [label for form in self.formats for label in form.labels(image, size)], orientation
         except InputError as error:
             raise _NotMade(BAD_LABELS, str(error)) from error
 
-    def _opened(self, image: str) -> tuple[PIL.Image.Image, Image, int]:
-        """The image in a mode that can be written, and turned as its labels mean it."""
+    def _opened(self, image: str, sizes: Sequence[Size | None]) -> tuple[PIL.Image.Image, Image, int]:
+        """The image in a mode that can be written, and turned as its labels, made for `sizes`, mean it."""
         with PIL.Image.open(self.tree.path(image)) as file:
             if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":
                 raise InputError("it holds several pictures")
@@ -137,7 +142,6 @@ class Composites(Dataset[Made]):
                 raise InputError("it has more than 8 bits a channel, which composites have not")
             picture: PIL.Image.Image = file
             pixels, orientation = to_rgb(file), exif_orientation(file)
-            sizes = [form.size(image) for form in self.formats if form.has(image)]
             turned = oriented(pixels, orientation)
             # Without labels, it stays as it is stored. YOLO's are for the turned image, as Ultralytics reads it.
             if orientation != 1 and sizes and (not any(sizes) or turned.shape[:2] in sizes):
@@ -169,9 +173,11 @@ class Composites(Dataset[Made]):
 
 
 def copy(tree: Tree, files: Sequence[str], out: Path) -> None:
-    """Copy files, each whole or not at all; not those that were copied before."""
+    """Copy files, each whole or not at all; not those that were copied before, nor what cannot be read."""
     for file in files:
         source, target = tree.path(file), out / file
+        if not os.access(source, os.R_OK):
+            continue
         status = source.stat()
         if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (
             status.st_size,

@@ -41,7 +41,7 @@ def list_folder(folder: Path) -> Listing:
     """
     found = Listing()
     for path in files_below(folder, set()):
-        if path.suffix.lower() in EXTENSIONS and _is_regular(path):
+        if path.suffix.lower() in EXTENSIONS and is_regular(path):
             found.paths.append(path)
         else:
             found.passed_over[path.suffix.lower() or "no extension"] += 1
@@ -99,7 +99,7 @@ def said(passed_over: Counter[str]) -> str:
     return ", ".join([f"{count} {extension}" for extension, count in most] + ([f"{rest} others"] if rest else []))
 
 
-def _is_regular(path: Path) -> bool:
+def is_regular(path: Path) -> bool:
     """Whether it is a file, or a link to one or to nothing; reading a pipe or a socket would block."""
     try:
         return stat.S_ISREG(path.stat().st_mode)

@@ -90,13 +90,17 @@ def test_images_without_composites_are_counted_with_their_reasons_and_not_multip
     frames = [PIL.Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
     frames[0].save(folder / "cup" / "film.gif", save_all=True, append_images=frames[1:])
     (folder / "cup" / "2.json").write_text('{"shapes": []}')
+    (folder / "cup" / "gone.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "cup" / "pipe.png")
+    (folder / "LIESMICH.txt").write_bytes("für alle".encode("latin-1"))
     summary = apply(folder, cache, tmp_path / "out", copies=3, source="own")
     assert summary.failed
     assert {reason: len(images) for reason, images in summary.kept.items()} == {
-        **{"misses": 1, "unreadable": 3, "doubtful": 1},
+        **{"misses": 1, "unreadable": 4, "doubtful": 1},
     }
     told = {row["source"]: row["detail"] for row in rows(tmp_path / "out") if row["detail"]}
     assert told.pop("cup/broken.jpg").startswith("cannot identify image file")
+    assert "No such file" in told.pop("cup/gone.png")
     assert told == {
         "cup/deep.png": "it has more than 8 bits a channel, which composites have not",
         "cup/film.gif": "it holds several pictures",

@@ -310,6 +310,19 @@ def test_labels_that_cannot_be_understood_keep_their_image_as_it_is(cache, fille
         apply(root, cache, tmp_path / "new")
 
 
+def test_a_label_file_that_is_no_text_keeps_its_image_as_it_is(cache, filled, tmp_path):
+    root = yolo(filled[1], tmp_path / "set")
+    (root / "labels" / "train" / "0.txt").write_bytes(b"\xff\xfe\x00")
+    (root / "labels" / "train" / "1.xml").write_bytes(b"<annotation>\xff</annotation>")
+    summary = apply(root, cache, tmp_path / "out")
+    assert summary.formats == ("yolo", "voc")
+    assert summary.composites == 4
+    assert {reason: len(images) for reason, images in summary.kept.items()} == {
+        **{"labels not understood": 2},
+    }
+    assert "0.txt: it cannot be read as text" in str(summary)
+
+
 def test_labels_of_a_turned_photograph_are_those_of_how_it_is_seen(cache, filled, tmp_path):
     root, out = tmp_path / "set", tmp_path / "out"
     (root / "images").mkdir(parents=True)

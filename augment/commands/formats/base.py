@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.errors import InputError
-from augment.prewarming.folders import EXTENSIONS, files_below
+from augment.prewarming.folders import EXTENSIONS, files_below, is_regular
 from augment.sampling.labels import Labels, moved_boxes
 from augment.sampling.placement import Move
 
@@ -42,7 +42,8 @@ class Tree:
         """All files below a folder, without hidden ones. Raises InputError if it is not a folder."""
         if not root.is_dir():
             raise InputError(f"{root}: there is no such folder; `augment apply` takes the folder of a data set")
-        return cls(root, tuple(sorted(path.relative_to(root).as_posix() for path in files_below(root, set()))))
+        paths = (path for path in files_below(root, set()) if is_regular(path))
+        return cls(root, tuple(sorted(path.relative_to(root).as_posix() for path in paths)))
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -65,6 +66,13 @@ class Tree:
                 return opened.read()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self.path(file)}: it cannot be read as text: {error}") from error
+
+    def plain_text(self, file: str) -> str:
+        """What a text file holds; nothing if it is no text in UTF-8, as nobody's labels are."""
+        try:
+            return self.text(file)
+        except InputError:
+            return ""
 
     def beside(self, image: str, folders: Sequence[str], endings: Iterable[str]) -> Iterator[str]:
         """The files that go with an image by their names: in its own folder (the empty one of `folders`), or in a

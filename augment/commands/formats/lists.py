@@ -22,7 +22,7 @@ class Lists:
         self._lines: dict[str, list[tuple[str, str, str | None]]] = {}  # of a list: its lines, the word, and its image
         for file in others:
             if PurePosixPath(file).suffix.lower() == ".txt":
-                lines = [(line, line.split()[0] if line.split() else "") for line in tree.text(file).splitlines()]
+                lines = [(line, line.split()[0] if line.split() else "") for line in tree.plain_text(file).splitlines()]
                 found = [(line, word, _image(tree, file, word, known, stems)) for line, word in lines]
                 named = [image is not None for _, word, image in found if word]
                 if any(named) and 2 * sum(named) >= len(named):

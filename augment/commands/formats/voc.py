@@ -30,7 +30,7 @@ class Voc(Format):
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree)
         found = {image: next(tree.beside(image, _FOLDERS, (".xml",)), "") for image in tree.images}
-        self._files = {image: file for image, file in found.items() if file and "<annotation" in tree.text(file)}
+        self._files = {image: file for image, file in found.items() if file and self._is_label(file)}
         self.files = frozenset(self._files.values())
 
     def own_files(self, image: str) -> list[str]:
@@ -82,6 +82,12 @@ class Voc(Format):
         declared = re.match(r"\s*<\?xml.*?\?>\s*", self.tree.text(self._files[new.image]))
         data = (declared[0] if declared else "") + text + "\n"
         write(out / sibling(self._files[new.image], new.image, new.name), data.encode())
+
+    def _is_label(self, file: str) -> bool:
+        try:
+            return b"<annotation" in self.tree.path(file).read_bytes()
+        except OSError:
+            return True  # said of its image
 
     def _parsed(self, image: str) -> ET.Element:
         file = self._files[image]

@@ -105,7 +105,7 @@ class Yolo(Format):
 
     def _is_label(self, file: str) -> bool:
         """Whether a text holds objects, or is empty (an image without any), and no caption."""
-        first = next((line.split() for line in self.tree.text(file).splitlines() if line.strip()), None)
+        first = next((line.split() for line in self.tree.plain_text(file).splitlines() if line.strip()), None)
         return first is None or (len(first) >= 5 and all(map(_is_number, first)))
 
     def _read(self, file: str, size: Size) -> list[_Line]:
