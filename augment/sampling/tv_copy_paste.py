@@ -22,7 +22,7 @@ from augment.keys import image_key, to_rgb
 from augment.sampling.checks import check_range
 from augment.sampling.counts import Counts
 from augment.sampling.doubts import as_picture
-from augment.sampling.pasting import Donor, Donors, Instances, Paste, object_matte, paste, visible
+from augment.sampling.cutouts import Donor, Donors, Instances, Paste, object_matte, paste, visible
 from augment.sampling.placement import Placement, PlacementDraws
 from augment.sampling.process import set_up
 from augment.sampling.recipes import record_for
