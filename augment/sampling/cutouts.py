@@ -1,13 +1,11 @@
-"""Objects of other images to paste over an image: which of them can be cut out, and where they go.
+"""Labeled objects, cut out by their image's matte, and laid over another image.
 
 Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation" (arXiv 2012.07177).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,39 +31,6 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-
-class Donor(NamedTuple):
-    """An object that can be pasted: the index of its sample, its number there, its class, and its image's key."""
-
-    sample: int
-    number: int
-    label: Hashable
-    key: str
-
-
-class Donors:
-    """Draws objects so that each class comes equally often, however rare it is: an object's weight is the inverse of
-    its class's frequency."""
-
-    def __init__(self, objects: Iterable[Donor]) -> None:
-        self._by_label: dict[Hashable, list[Donor]] = {}
-        for donor in objects:
-            self._by_label.setdefault(donor.label, []).append(donor)
-        self._labels = sorted(self._by_label, key=repr)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._by_label.values()))
-
-    @property
-    def labels(self) -> dict[Hashable, int]:
-        """The number of objects of each class."""
-        return {label: len(self._by_label[label]) for label in self._labels}
-
-    def draw(self, label: float, number: float) -> Donor:
-        """An object, by two numbers in [0, 1)."""
-        group = self._by_label[self._labels[int(label * len(self._labels))]]
-        return group[int(number * len(group))]
 
 
 def object_matte(matte: Matte, instances: Instances, number: int) -> Matte | str:
