@@ -21,8 +21,11 @@ from augment.sampling.labels import Labels, is_missing, labeled_pixels, moved_bo
 from augment.sampling.placement import Move
 from augment.sampling.replacing import Replacing
 from augment.sampling.report import NAME, report_of
+from augment.sampling.sample_copy_paste import CopyPaste
 from augment.sampling.sampler import DRAWS, Draws, Outcome
 from augment.sampling.schedules import plain_schedule
+
+__all__ = ["CopyPaste", "ReplaceBackground"]
 
 _KINDS = ("image", "images", "mask", "masks", "bboxes", "keypoints")
 _made = count()  # transforms without a seed that this worker made

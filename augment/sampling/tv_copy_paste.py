@@ -24,8 +24,8 @@ class CopyPaste(Pasting, v2.Transform):  # type: ignore[misc]  # torchvision has
     (`tv_tensors.BoundingBoxes`), perhaps `masks` (`tv_tensors.Mask`, one an object), `labels`, and other values one an
     object (`iscrowd`, `area`, `keypoints`). Pasted objects bring theirs along. What they hide is taken out of the masks
     and of the boxes of masks; an object of which less than `min_visibility` is left is dropped. It may follow
-    `ReplaceBackground`: objects are then pasted over the new background. Classes come equally often, so rare ones come
-    most often relative to their number.
+    `ReplaceBackground`: objects are then pasted over the new background. Each class is pasted equally often, however
+    rare it is.
 
     A sample of any other form is returned unchanged, and counted as "doubtful". Random numbers come from torch's
     global generator. `found` has the number of donors of each class, `refused` why other objects are none. Calls raise
@@ -76,8 +76,8 @@ def _parts(sample: Any) -> Sample | str:
         return fault(image) or "an image that is transparent in part"
     corners = upright_boxes(boxes)
     count, size = len(corners), size_of(image)
-    if masks is not None and tuple(masks.shape) != (count, *size):
-        return f"masks of {tuple(masks.shape)} for {count} objects of an image of {size}"
+    if masks is not None and not (isinstance(masks, tv_tensors.Mask) and tuple(masks.shape) == (count, *size)):
+        return f"masks that are not tv_tensors.Mask of {(count, *size)}"
     if len(labels) != count:
         return f"{len(labels)} labels for {count} boxes"
     per_object = tuple(name for name, value in target.items() if is_per_object(name, value, count))
