@@ -181,7 +181,8 @@ def apply(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Number of processes.")] = None,
 ) -> None:
-    """Write composites as a data set with the layout and the label files of the input. Run again, it goes on.
+    """Write composites as a data set with the layout and the label files of the input. It can be stopped at any time
+    and run again.
 
     Images in folders or lists for validation and test are copied, and get no composites. `manifest.csv` in the output
     lists every image, and why any has no composites.

@@ -73,7 +73,7 @@ def test_a_pasted_object_has_its_box_label_and_mask(cache, filled, form, masks):
 
 def test_it_goes_before_a_pipeline_and_after_new_backgrounds(cache, filled):
     donors = Discs(filled[1], "pascal_voc")
-    params = A.BboxParams(format="pascal_voc", label_fields=["labels"])
+    params = A.BboxParams("pascal_voc", label_fields=["labels"])
     replace = ReplaceBackground(cache, p=1)
     first, later = A.Compose([replace], bbox_params=params), A.Compose([A.HorizontalFlip(p=1)], bbox_params=params)
     copy_paste = CopyPaste(cache, donors, p=1, objects=(2, 2), placement=SMALL, min_visibility=0)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,6 +19,7 @@ from augment.commands.composites import (
     BAD_LABELS,
     COLUMNS,
     COMPOSITE,
+    FAILED,
     HELD_OUT,
     ORIGINAL,
     UNREADABLE,
@@ -40,7 +41,7 @@ _JOURNAL = ".augment-apply.jsonl"
 _LOCK = ".augment-apply.lock"
 _NAMED = 3  # images that the summary names for each reason
 _SIDECARS = (".json", ".xml", ".txt", ".csv", ".npy", ".npz", ".mat")
-_FAILURES = (UNREADABLE, BAD_LABELS, "misses", "doubtful")
+_FAILURES = (UNREADABLE, BAD_LABELS, FAILED, "misses", "doubtful")
 
 
 @dataclass
@@ -82,7 +83,7 @@ _ADVICE = {
     "protected: mask": _PROTECTED,
     "protected: box": _PROTECTED,
     "protected: keypoint": _PROTECTED,
-    "doubtful": ": say `--format imagefolder` if such files are no labels",
+    "doubtful": ": what goes with them is not understood (say `--format imagefolder` if such files are no labels)",
 }
 
 
@@ -125,7 +126,7 @@ def run(
         | lists.held_out()
     )
     others = [file for file in others if file not in lists.files]
-    untold = _untold(tree, names, others) if form == "auto" else {}
+    untold = (_untold(tree, names, others) if form == "auto" else {}) | _twins(names, bool(formats))
     settings = {
         **{"images": str(images.resolve()), "copies": copies, "seed": seed, "only_new": only_new, "format": form},
         **{"recipe": replacing.sampler.record.background, "source": str(replacing.sampler.source)},
@@ -206,7 +207,16 @@ def _untold(tree: Tree, images: Sequence[str], others: Sequence[str]) -> dict[st
         image: next((file for file in tree.beside(image, folders, _SIDECARS) if file in unknown), "")
         for image in images
     }
-    return {image: file for image, file in found.items() if file}
+    return {image: f"{file} goes with it and is not understood" for image, file in found.items() if file}
+
+
+def _twins(images: Sequence[str], labeled: bool) -> dict[str, str]:
+    """The images whose composites, or their label files, would have the names of another image's."""
+    names = {image: new_name(image, 1) for image in images}
+    if labeled:
+        names = {image: str(PurePosixPath(name).with_suffix("")) for image, name in names.items()}
+    count = Counter(names.values())
+    return {image: "another image has its name with another extension" for image in images if count[names[image]] > 1}
 
 
 @contextmanager

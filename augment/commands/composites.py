@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from augment.artifacts import Image
 from augment.commands.formats.base import Format, New, Size, Tree, new_name, write
-from augment.errors import InputError
+from augment.errors import InputError, StoreError, UnavailableError
 from augment.imaging.pillow import exif_orientation, oriented
 from augment.keys import to_rgb
 from augment.sampling.labels import Labels
@@ -30,7 +30,7 @@ Row: TypeAlias = dict[str, Any]
 
 COLUMNS = ("file", "source", "copy", "outcome", "detail", "moved", "background", "key", "variant", "seed")
 ORIGINAL, COMPOSITE, HELD_OUT = "original", "composite", "held out"
-UNREADABLE, BAD_LABELS, USED_UP = "unreadable", "labels not understood", "no further background"
+UNREADABLE, BAD_LABELS, FAILED, USED_UP = "unreadable", "labels not understood", "failed", "no further background"
 
 _TRIES = 24  # draws to find a background that the image does not have yet
 _QUALITY = 95  # of JPEG and WebP files
@@ -45,7 +45,7 @@ class Made:
     image: str
     rows: list[Row]
     added: dict[str, list[tuple[str, Any]]]
-    fault: str = ""  # why the output cannot be written at all
+    fault: str = ""  # why the run cannot go on
 
 
 class _NotMade(Exception):
@@ -69,7 +69,7 @@ class Composites(Dataset[Made]):
     seed: int
     only_new: bool
     held_out: frozenset[str]
-    untold: dict[str, str]  # of an image: a file that goes with it and is not understood
+    untold: dict[str, str]  # of an image: what goes with it and is not understood
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,10 +83,16 @@ class Composites(Dataset[Made]):
                 self._make(made)
             except _NotMade as reason:
                 outcome, detail = reason.outcome, reason.detail
+            except (OSError, StoreError, UnavailableError):
+                raise
+            except Exception as error:  # of one image's labels, in a way that nobody thought of
+                outcome, detail = FAILED, f"{type(error).__name__}: {error}"
             if not self.only_new:
                 copy(self.tree, [image, *(file for form in self.formats for file in form.own_files(image))], self.out)
         except OSError as error:
             made.fault = f"{self.out}: it cannot be written: {error}"
+        except (StoreError, UnavailableError) as error:  # every further image would meet it
+            made.fault = str(error)
         written = "" if self.only_new else image
         made.rows.insert(0, _row(written, image, copy=0, outcome=outcome, detail=detail))
         return made
@@ -97,16 +103,17 @@ class Composites(Dataset[Made]):
         if image in self.held_out:
             raise _NotMade(HELD_OUT, "")
         if image in self.untold:
-            raise _NotMade("doubtful", f"{self.untold[image]} goes with it and is not understood")
+            raise _NotMade("doubtful", self.untold[image])
         picture, pixels, labels, orientation = self._read(image)
         seen: set[Any] = set()
         for number in range(1, self.copies + 1):
             found = self._found(f"{self.seed} {image} {number}", pixels, labels, picture, seen)
             new = New(image, new_name(image, number), pixels.shape[:2], found.move)
-            for form in self.formats:
-                made.added[form.name].append((new.name, form.add(new, self.out)))
+            added = {form.name: form.add(new, self.out) for form in self.formats}
             composite = write_back(found.composite, picture, found.move)
             write(self.out / new.name, _encoded(composite, new.name, orientation))
+            for name, data in added.items():
+                made.added[name].append((new.name, data))
             background, key, variant = found.drawn
             values = {"moved": int(found.move is not None), "background": background, "key": key, "seed": self.seed}
             row = _row(new.name, image, copy=number, outcome=COMPOSITE, **values)

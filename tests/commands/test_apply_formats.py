@@ -323,6 +323,15 @@ def test_a_label_file_that_is_no_text_keeps_its_image_as_it_is(cache, filled, tm
     assert "0.txt: it cannot be read as text" in str(summary)
 
 
+def test_images_that_share_a_label_file_stay_as_they_are(cache, filled, tmp_path):
+    root = yolo(filled[1], tmp_path / "set")
+    with PIL.Image.open(root / "images" / "train" / "0.png") as file:
+        file.save(root / "images" / "train" / "0.webp", lossless=True)
+    summary = apply(root, cache, tmp_path / "out")
+    assert summary.composites == 5
+    assert len(summary.kept["doubtful"]) == 2
+
+
 def test_labels_of_a_turned_photograph_are_those_of_how_it_is_seen(cache, filled, tmp_path):
     root, out = tmp_path / "set", tmp_path / "out"
     (root / "images").mkdir(parents=True)
