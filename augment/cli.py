@@ -155,7 +155,7 @@ def run(
 
 @app.command()
 def apply(
-    images: Annotated[Path, typer.Argument(help="The folder of a data set: its images and its labels.")],
+    images: Annotated[Path, typer.Argument(help="The folder of a dataset: its images and its labels.")],
     cache: Annotated[str, typer.Option("--cache", help="The cache or pack that its images were prewarmed into.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder, or the one of an interrupted run.")],
     copies: Annotated[int, typer.Option(min=1, help="Number of composites per image.")] = 1,
@@ -181,7 +181,7 @@ def apply(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Number of processes.")] = None,
 ) -> None:
-    """Write composites as a data set with the layout and the label files of the input. It can be stopped at any time
+    """Write composites as a dataset with the layout and the label files of the input. It can be stopped at any time
     and run again.
 
     Images in folders or lists for validation and test are copied, and get no composites. `manifest.csv` in the output

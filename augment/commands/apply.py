@@ -1,4 +1,4 @@
-"""`augment apply`: the composites as a data set on disk, labels with them."""
+"""`augment apply`: the composites as a dataset on disk, labels with them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Summary:
         return "\n".join(lines)
 
 
-_PROTECTED = ": their mattes miss labeled objects; prewarm with a better remover, or with the data set's own masks"
+_PROTECTED = ": their mattes miss labeled objects; prewarm with a better remover, or with the dataset's own masks"
 _ADVICE = {
     "misses": ": the store lacks them; run `augment prewarm` on the same files first",
     "unusable": ": their mattes must not be used",
@@ -102,7 +102,7 @@ def run(
     workers: int | None = None,
     progress: bool = True,
 ) -> Summary:
-    """Write the data set in `images` with `copies` composites of each image to `out`.
+    """Write the dataset in `images` with `copies` composites of each image to `out`.
 
     It can be stopped at any time and run again, which makes only what is missing. Raises InputError, and StoreError if
     the store cannot be used.

@@ -1,4 +1,4 @@
-"""The forms in which data sets keep their labels; a new one is a file here, and a line in the table."""
+"""The forms in which datasets keep their labels; a new one is a file here, and a line in the table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_formats(tree: Tree, wanted: str) -> list[Format]:
     outside = [name for name in _LABELS if (root.parent / name).is_dir()]
     if not found and outside and root.name in _IMAGES:
         raise InputError(
-            f"{tree.root}: its labels seem to be in {root.parent / outside[0]}: give the folder of the whole data set, "
+            f"{tree.root}: its labels seem to be in {root.parent / outside[0]}: give the folder of the whole dataset, "
             f"{root.parent}, or say --format imagefolder if there are none"
         )
     return found

@@ -32,7 +32,7 @@ _MOST = 2**28  # bytes of masks held apart, one an instance; beyond it they are 
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a data set, each as its path relative to the root, with slashes."""
+    """The files of a dataset, each as its path relative to the root, with slashes."""
 
     root: Path
     files: tuple[str, ...]
@@ -41,7 +41,7 @@ class Tree:
     def of(cls, root: Path) -> Tree:
         """All files below a folder, without hidden ones. Raises InputError if it is not a folder."""
         if not root.is_dir():
-            raise InputError(f"{root}: there is no such folder; `augment apply` takes the folder of a data set")
+            raise InputError(f"{root}: there is no such folder; `augment apply` takes the folder of a dataset")
         paths = (path for path in files_below(root, set()) if is_regular(path))
         return cls(root, tuple(sorted(path.relative_to(root).as_posix() for path in paths)))
 
@@ -168,7 +168,7 @@ class New:
 
 
 class Format(ABC):
-    """One form in which a data set keeps its labels. It is read once, and pickled to the workers."""
+    """One form in which a dataset keeps its labels. It is read once, and pickled to the workers."""
 
     name: ClassVar[str]
 

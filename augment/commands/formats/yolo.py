@@ -95,7 +95,7 @@ class Yolo(Format):
         write(out / sibling(file, new.image, new.name), text.encode())
 
     def finish(self, out: Path, added: dict[str, list[tuple[str, Any]]], only_new: bool) -> None:
-        """Write the YAML files: paths inside the data set are relative to it, or lead to its new place."""
+        """Write the YAML files: paths inside the dataset are relative to it, or lead to its new place."""
         here, there = str(self.tree.root.resolve()), str(out.resolve())
         for file, text in self._settings.items():
             if path := _PATH.search(text):
