@@ -20,8 +20,12 @@ from augment.sampling.doubts import as_picture, pixels_of, untold_place
 from augment.sampling.labels import Labels, is_missing, labeled_pixels, moved_boxes, moved_points, visible
 from augment.sampling.placement import Move
 from augment.sampling.replacing import Replacing
-from augment.sampling.sampler import DRAWS, Draws
+from augment.sampling.report import NAME, report_of
+from augment.sampling.sample_copy_paste import CopyPaste
+from augment.sampling.sampler import DRAWS, Draws, Outcome
 from augment.sampling.schedules import plain_schedule
+
+__all__ = ["CopyPaste", "ReplaceBackground"]
 
 _KINDS = ("image", "images", "mask", "masks", "bboxes", "keypoints")
 _made = count()  # transforms without a seed that this worker made
@@ -38,6 +42,8 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
     The arguments (see `__init__`) are those of `augment.torchvision.ReplaceBackground`, and the same draws give the
     same pixels. If a sample has several images (`images`, additional targets), each is looked up, and all get the same
     draws.
+
+    With `report=True` the result has a part "report".
 
     Targets: image, images, mask, masks, bboxes, keypoints. Image types: uint8, and float32 in 0 … 1; grayscale, RGB,
     RGBA.
@@ -84,7 +90,8 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
         def apply_in_invocation(self, invocation: Any, /, *args: Any, force_apply: bool, **kwargs: Any) -> Any:
             """Transform a sample. Raises InputError, whatever is drawn, for an image that cannot be written back."""
             self._check(kwargs)
-            return super().apply_in_invocation(invocation, *args, force_apply=force_apply, **kwargs)
+            result = super().apply_in_invocation(invocation, *args, force_apply=force_apply, **kwargs)
+            return self._reported(result, None)
 
         def sample_parameters(self, params: Any, data: Any, targets: Any, sampling: Any) -> Any:
             """All that is random in a composite."""
@@ -96,7 +103,7 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
         def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
             """Transform a sample. Raises InputError, whatever is drawn, for an image that cannot be written back."""
             self._check(kwargs)
-            return super().__call__(*args, force_apply=force_apply, **kwargs)
+            return self._reported(super().__call__(*args, force_apply=force_apply, **kwargs), None)
 
         def get_params(self) -> dict[str, Any]:
             """All that is random in a composite."""
@@ -110,16 +117,14 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
         images = [image for _, image in owners]
         result = dict(kwargs)
         if not images:
-            self.sampler.no_image(", ".join(kwargs))
-            return result
+            return self._reported(result, self.sampler.no_image(", ".join(kwargs)))
         size = images[-1].shape[:2]
         labels = [_labels(kind, kwargs[name], size) for name, kind in kinds.items()]
         others = {name: kwargs[name] for name, kind in kinds.items() if kind not in _KINDS}
         pixels = _doubt(images, others, any(labels)) or pixels_of(images)
         if isinstance(pixels, str):
-            self.sampler.doubt(pixels)
-            return result
-        found = self.sampler.replace(
+            return self._reported(result, self.sampler.doubt(pixels))
+        outcome = self.sampler.replace(
             pixels,
             [draws] * len(images),
             labels,
@@ -127,8 +132,9 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
             attached=[shape for image in images if (shape := visible(_alpha(image)))],
             movable=len(images) == 1 or not any(labels),
         )
+        found = outcome.replacements
         if not found:
-            return result
+            return self._reported(result, outcome)
         written = [_write_back(one.composite, image, one.move) for one, image in zip(found, images, strict=True)]
         for name, kind in kinds.items():
             mine = [image for (owner, _), image in zip(owners, written, strict=True) if owner == name]
@@ -140,10 +146,18 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
         if move is not None:
             for name, kind in kinds.items():
                 result[name] = _moved(kind, result[name], move, size)
+        return self._reported(result, outcome)
+
+    def _reported(self, result: dict[str, Any], outcome: Outcome | None) -> dict[str, Any]:
+        """The sample with its report, unless it has it already or none is wanted."""
+        if self.report and NAME not in result:
+            result[NAME] = report_of(outcome)
         return result
 
     def _check(self, data: dict[str, Any]) -> None:
         """Raise InputError for an image that cannot be replaced. An additional target beside one that can is kept."""
+        if self.report and NAME in data:
+            raise InputError(f"report: the sample has a part {NAME!r} already: give that another name")
         kinds = self._kinds(data)
         sound = any(not _fault(image) for name, kind in kinds.items() for image in _images(kind, data[name]))
         for name, kind in kinds.items():
@@ -176,6 +190,7 @@ class ReplaceBackground(Replacing, A.DualTransform):  # type: ignore[misc]  # un
             "harmonize": sampler.harmonize,
             "protect_labels": sampler.protect_labels,
             "recipe": self.recipe,
+            "report": self.report,
         }
 
     # albumentations requires them for its targets; `apply_with_params` does all the work.

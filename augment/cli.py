@@ -192,6 +192,66 @@ def run(
 
 
 @app.command()
+def apply(
+    images: Annotated[Path, typer.Argument(help="The folder of a dataset: its images and its labels.")],
+    cache: Annotated[str, typer.Option("--cache", help="The cache or pack that its images were prewarmed into.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder, or the one of an interrupted run.")],
+    copies: Annotated[int, typer.Option(min=1, help="Number of composites per image.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another seed draws other backgrounds.")] = 0,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="How labels are kept: auto (all that are found), imagefolder, yolo, coco, voc, masks or hf.",
+        ),
+    ] = "auto",
+    only_new: Annotated[bool, typer.Option("--only-new", help="Leave the original images out.")] = False,
+    source: Annotated[str, typer.Option(help="Which backgrounds: pool, own, pool:same, pool:other, plates:pool, …")] = (
+        "pool"
+    ),
+    scale: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Range of the factor of the object's size.")
+    ] = (1.0, 1.0),
+    translate: Annotated[str, typer.Option(help="Where the object goes: keep, uniform or center.")] = "keep",
+    flip: Annotated[float, typer.Option(help="Probability of mirroring the object.")] = 0.0,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Which of the cache's recipes; by default the latest.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Number of processes.")] = None,
+) -> None:
+    """Write composites as a dataset with the layout and the label files of the input. It can be stopped at any time
+    and run again.
+
+    Images in folders or lists for validation and test are copied, and get no composites. `manifest.csv` in the output
+    lists every image, and why any has no composites.
+
+    Example: `augment apply dataset --cache photos-cache -o dataset-new --copies 3`
+    """
+    from augment.commands.apply import run as run_apply
+    from augment.sampling.placement import Placement
+
+    placement = Placement(scale, translate, flip)  # type: ignore[arg-type]  # it checks the name
+    try:
+        summary = run_apply(
+            *(images, cache, output),
+            copies=copies,
+            seed=seed,
+            form=form,
+            only_new=only_new,
+            recipe=recipe,
+            source=source,
+            placement=None if placement == Placement() else placement,
+            workers=workers,
+        )
+    except KeyboardInterrupt:
+        out.print("Interrupted. Finished work is kept; run the same command again to continue.")
+        raise typer.Exit(130) from None
+    out.print(str(summary), markup=False)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None:
     """Check whether this machine has everything that a recipe needs. The exit code is 1 if something is missing.
 

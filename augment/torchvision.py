@@ -21,11 +21,21 @@ from augment.imaging.pillow import rgb_image
 from augment.keys import Key, Window, image_key, to_rgb
 from augment.sampling.doubts import as_picture, pixels_of, untold_place
 from augment.sampling.replacing import Replacing
+from augment.sampling.report import NAME, report_of
 from augment.sampling.sampler import DRAWS, Draws, Replacement
+from augment.sampling.tv_copy_paste import CopyPaste
 from augment.sampling.tv_images import fault, size_of, visible_part, write_back
 from augment.sampling.tv_labels import labels_of, moved
 
-__all__ = ["ImageLoader", "Key", "KeyedImageFolder", "Layers", "ReplaceBackground", "ReplaceBackgroundBatch"]
+__all__ = [
+    "CopyPaste",
+    "ImageLoader",
+    "Key",
+    "KeyedImageFolder",
+    "Layers",
+    "ReplaceBackground",
+    "ReplaceBackgroundBatch",
+]
 
 _TOLD = (tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints, tv_tensors.Video)
 _PROBES = ((0.2, 0.3), (0.7, 0.4), (0.4, 0.8))  # points in shares of width and height; none is another's mirror image
@@ -61,6 +71,8 @@ class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision 
 
     _transformed_types = (torch.Tensor, PIL.Image.Image, Key)
 
+    _takes_views = True
+
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample of any structure."""
         sample = inputs if len(inputs) > 1 else inputs[0]
@@ -70,12 +82,22 @@ class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision 
         origin = _find_origin(sample) if len(leaves) > 1 else None
         flat = [leaf for leaf, is_needed in zip(leaves, needed, strict=True) if is_needed]
         doubt = _doubt(sample, leaves, needed) if len(leaves) > 1 else ""
-        params = self.make_params(flat, origin, doubt)
+        drawn = [self.make_params(flat, origin, doubt) for _ in range(self.views)]
         results = [
-            self.transform(leaf, params) if is_needed and (origin is None or leaf is not origin.points) else leaf
+            self._views(leaf, drawn) if is_needed and (origin is None or leaf is not origin.points) else leaf
             for leaf, is_needed in zip(leaves, needed, strict=True)
         ]
-        return tree_unflatten(results, structure)
+        result = tree_unflatten(results, structure)
+        if not self.report:
+            return result
+        reports = tuple(report_of(params["outcome"]) for params in drawn)
+        return _with_report(result, reports if self.views > 1 else reports[0])
+
+    def _views(self, leaf: Any, drawn: list[dict[str, Any]]) -> Any:
+        """What becomes of an image or a label: a tuple if there are several views."""
+        if self.views == 1 or isinstance(leaf, Key) or _is_users_own(leaf):
+            return self.transform(leaf, drawn[0])
+        return tuple(self.transform(leaf, params) for params in drawn)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Raise InputError if no image can be replaced, or if it is not clear which image a Key belongs to."""
@@ -98,21 +120,19 @@ class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision 
         images = [leaf for leaf in flat_inputs if _is_image(leaf)]
         # Drawn whether needed or not, so that what is in the store does not change what later transforms draw.
         chance, *uniforms = torch.rand(1 + DRAWS * len(images), dtype=torch.float64, device="cpu").tolist()
-        params: dict[str, Any] = {"replacements": {}, "move": None}
+        params: dict[str, Any] = {"replacements": {}, "move": None, "outcome": None}
         if chance >= self.p:
             return params
         if not images:
-            self.sampler.no_image(doubt)
-            return params
+            return params | {"outcome": self.sampler.no_image(doubt)}
         pixels = doubt or pixels_of(images)
         if isinstance(pixels, str):
-            self.sampler.doubt(pixels)
-            return params
+            return params | {"outcome": self.sampler.doubt(pixels)}
         told = [leaf for leaf in flat_inputs if not _is_image(leaf) and (origin is None or leaf is not origin.points)]
         labels = [labels_of(leaf) for leaf in told]
         key = next((leaf for leaf in flat_inputs if isinstance(leaf, Key)), None)
         movable = len(images) == 1 or not any(labels)
-        found = self.sampler.replace(
+        params["outcome"] = outcome = self.sampler.replace(
             pixels,
             [Draws.of(uniforms[DRAWS * number : DRAWS * (number + 1)]) for number in range(len(images))],
             labels,
@@ -120,6 +140,7 @@ class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision 
             attached=[shape for image in images if (shape := visible_part(image))],
             movable=movable and not any(map(_is_users_own, flat_inputs)),
         )
+        found = outcome.replacements
         if found:
             params["replacements"] = {id(image): one for image, one in zip(images, found, strict=True)}
             params["move"] = found[-1].move
@@ -146,6 +167,8 @@ class _Transform(Replacing, v2.Transform):  # type: ignore[misc]  # torchvision 
             "blend": sampler.blend,
             "harmonize": sampler.harmonize,
             "protect_labels": sampler.protect_labels,
+            "report": self.report or None,
+            "views": self.views if self.views > 1 else None,
         }
         named = [f"{name}={value}" for name, value in settings.items() if value is not None]
         return ", ".join([f"{sampler.store}", *named])
@@ -158,7 +181,8 @@ class ReplaceBackground(_Transform):
     causes a cache miss. (If one that only resizes must come before it, let the sample carry a `Key`; see
     `KeyedImageFolder`.) Takes PIL images (RGB, RGBA, L, LA), uint8 and float tensors (floats scaled to 0 … 1, as
     torchvision does) and `tv_tensors.Image`, in any structure that v2 transforms take, and returns what it was given.
-    Boxes, masks and keypoints move with the object.
+    Boxes, masks and keypoints move with the object. With `report=True` a dict gets an entry "report", and any other
+    sample the report as a further, last part: `(image, label, report)`.
 
     Random numbers come from torch's global generator, so the DataLoader's seeds hold. `counts` reports hits, misses
     and why samples were returned unchanged, over all workers. For the arguments see `__init__`.
@@ -251,13 +275,15 @@ class KeyedImageFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         path, target = self.samples[index]
-        image = self.loader(path)
+        image, more = self.loader(path), []
         if self.transform is not None or self.with_key:
             origin = _Origin.of(image_key(image) if self.loader is default_loader else path, image)
             if self.transform is not None:
-                image, origin = self.transform(image, origin)[:2]
+                image, origin, *more = self.transform(image, origin)
             if self.with_key:
-                image = image, origin.now(size_of(image))
+                more = [origin.now(size_of(image)), *more]
+            if more:  # its key, and what the transform reports
+                image = (image, *more)
         return image, target if self.target_transform is None else self.target_transform(target)
 
 
@@ -276,6 +302,15 @@ class ImageLoader:
         """The image in mode RGB."""
         with PIL.Image.open(path) as file:
             return rgb_image(to_rgb(file, self.window))
+
+
+def _with_report(sample: Any, report: Any) -> Any:
+    """The sample with its report: a dict under "report", anything else as the last part of a tuple or a list."""
+    if isinstance(sample, dict):
+        return {**sample, NAME: report}
+    if isinstance(sample, list):
+        return [*sample, report]
+    return (*sample, report) if isinstance(sample, tuple) else (sample, report)
 
 
 def _is_image(leaf: Any) -> bool:

@@ -171,6 +171,8 @@ def test_the_arguments_of_both_faces_are_the_same_and_visible():
         "harmonize": 0.0,
         "protect_labels": True,
         "recipe": None,
+        "report": False,
+        "views": 1,
     }
     for name in theirs.parameters:
         assert f" {name}: " in pydoc.render_doc(ReplaceBackground, renderer=pydoc.plaintext)

@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from augment import Cache, Recipe
 from augment.testing.pictures import scene, write_folder
+from tests.commands.labeled import yolo
 from tests.webui_server import WebUiServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -113,6 +115,16 @@ def test_detection_moves_boxes_with_their_objects(tmp_path):
     assert "'hits': 4, 'misses': 0" in out
     assert "'unmoved': 0" in out
     assert out.count("[17]") == 4  # a sheep's label
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ultralytics") is None, reason="Ultralytics brings its own OpenCV: try it by hand")
+def test_ultralytics_yolo_trains_on_the_composites(filled, tmp_path, monkeypatch):
+    yolo(filled[1], tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--cache", tmp_path / "cache", "--model", "yolo11n.yaml", "--epochs", 1, "--size", 64)
+    run("ultralytics_yolo.py", tmp_path / "set", tmp_path / "new", *arguments, "--device", "cpu")
+    assert list(tmp_path.glob("**/weights/last.pt"))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -40,8 +40,8 @@ def list_folder(folder: Path) -> Listing:
     A folder that several links lead to is searched once. Raises InputError if there is no image.
     """
     found = Listing()
-    for path in _files(folder, set()):
-        if path.suffix.lower() in EXTENSIONS and _is_regular(path):
+    for path in files_below(folder, set()):
+        if path.suffix.lower() in EXTENSIONS and is_regular(path):
             found.paths.append(path)
         else:
             found.passed_over[path.suffix.lower() or "no extension"] += 1
@@ -99,7 +99,7 @@ def said(passed_over: Counter[str]) -> str:
     return ", ".join([f"{count} {extension}" for extension, count in most] + ([f"{rest} others"] if rest else []))
 
 
-def _is_regular(path: Path) -> bool:
+def is_regular(path: Path) -> bool:
     """Whether it is a file, or a link to one or to nothing; reading a pipe or a socket would block."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
@@ -109,7 +109,7 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def files_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Every file below, each folder once, however links lead to it."""
     try:
         status = folder.stat()
@@ -129,6 +129,6 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         except OSError:
             is_folder = False
         if is_folder:
-            yield from _files(path, seen)
+            yield from files_below(path, seen)
         else:
             yield path

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ from augment.prewarming.boxes import boxes_of
 from augment.prewarming.folders import Listing, groups_by_path, list_folder, read_table
 from augment.prewarming.report import Failure
 from augment.stages.base import Item
+
+T = TypeVar("T")
 
 Images: TypeAlias = "str | Path | Sequence[str | Path] | Dataset[Any]"
 
@@ -189,9 +191,16 @@ def load(
     `prepare` is called on each item in the process that decoded it.
     """
     decoded: Dataset[Loaded] = source if prepare is None else _Prepared(source, prepare)
-    chosen = decoded if indices is None else Subset(decoded, indices)
+    yield from in_workers(decoded if indices is None else Subset(decoded, indices), workers)
+
+
+def in_workers(dataset: Dataset[T], workers: int) -> Iterator[T]:
+    """Each item of a Dataset, in order, from `workers` DataLoader processes, or from this one if there are 0.
+
+    Raises InputError if a worker dies.
+    """
     loader = DataLoader(
-        chosen,
+        dataset,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,

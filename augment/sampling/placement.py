@@ -166,7 +166,7 @@ class Move:
 def place(placement: Placement, matte: Matte, draws: PlacementDraws) -> Move | None:
     """The move drawn for the object of a matte; None if it stays unchanged."""
     height, width = matte.size
-    touches = _touching(matte)
+    touches = touching(matte)
     low, high = placement.scale
     scale = low + (high - low) * draws.scale
     flip = -1.0 if draws.flip < placement.flip else 1.0
@@ -263,7 +263,7 @@ def _crossings(alpha: Alpha) -> NDArray[np.float64]:
     return np.concatenate(points)
 
 
-def _touching(matte: Matte) -> NDArray[np.bool_]:
+def touching(matte: Matte) -> NDArray[np.bool_]:
     """Whether the object is cut off at the image's left, top, right and bottom edge."""
     height, width = matte.size
     left, top, right, bottom = matte.box

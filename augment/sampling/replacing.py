@@ -29,6 +29,8 @@ class Replacing:
     backgrounds.
     """
 
+    _takes_views = False  # whether the library has a form for several views of a sample
+
     def __init__(
         self,
         store: Store | str | Path,
@@ -41,6 +43,8 @@ class Replacing:
         harmonize: float = 0.0,
         protect_labels: bool = True,
         recipe: str | Path | Recipe | None = None,
+        report: bool = False,
+        views: int = 1,
     ) -> None:
         """Open the store and check the arguments.
 
@@ -63,6 +67,12 @@ class Replacing:
                 returned unchanged if its boxes or keypoints disagree with the matte; a sample with any such label is
                 blended with "alpha" and without `harmonize`.
             recipe: which of the store's recipes: a name, a TOML file or a Recipe; None is the latest one.
+            report: add to each sample what happened to it, an `augment.sampling.report.Report`; with `views`, a tuple
+                of them.
+            views: how many composites to make of each image, each with draws of its own (torchvision only). With 2 or
+                more, each image and each label that moves with it becomes a tuple of its views, for contrastive
+                training: `(image, label)` becomes `((view, view), label)`. A later v2 transform treats all views of a
+                sample alike; apply it to each view by itself where it should not.
 
         `p`, `source` and `placement` may also be the dicts that serialization makes of them.
 
@@ -73,8 +83,15 @@ class Replacing:
             if value not in allowed:
                 raise InputError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
         check_range("harmonize", harmonize)
-        if not isinstance(protect_labels, bool):
-            raise InputError(f"protect_labels: {protect_labels!r} is not True or False")
+        for name, switch in (("protect_labels", protect_labels), ("report", report)):
+            if not isinstance(switch, bool):
+                raise InputError(f"{name}: {switch!r} is not True or False")
+        if not isinstance(views, int) or views < 1:
+            raise InputError(f"views: {views!r} is not a number of composites, 1 or more")
+        if views > 1 and not self._takes_views:
+            raise InputError("views: albumentations has no form for several views: call the pipeline once for each")
+        self.report = report
+        self.views = views
         self._probability = Probability(as_schedule(p))
         settled_source, settled_placement = as_source(source), as_placement(placement)
         opened = open_store(store)

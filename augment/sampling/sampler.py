@@ -24,7 +24,7 @@ from augment.sampling.fitting import fitted, was_resized
 from augment.sampling.labels import Labels, explained, on_object, protected
 from augment.sampling.placement import Move, Placement, PlacementDraws, place
 from augment.sampling.process import set_up
-from augment.sampling.sources import Source
+from augment.sampling.sources import Source, source_name
 from augment.sampling.watch import HIT, UNMOVED, Watch
 from augment.store.pool import Pool, Relation
 from augment.store.reader import Reader
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnMiss: TypeAlias = Literal["keep", "pool", "compute", "raise"]
+_Found: TypeAlias = tuple[Image, str, int | None]  # a background or a plate, the key of its image, its variant
 
 _ORDER_CHECKS = 16  # misses and keyed lookups of each process: whether images come as BGR
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -62,22 +63,41 @@ class Draws(NamedTuple):
 DRAWS = len(Draws._fields) - 1 + len(PlacementDraws._fields)
 
 
+class Drawn(NamedTuple):
+    """Which background was drawn: the name of its source, the key of the image that it was made for, and its variant,
+    which a plate has none of."""
+
+    source: str
+    key: str
+    variant: int | None
+
+
 @dataclass(frozen=True, eq=False)
 class Replacement:
     """A background `(H, W, 3)` uint8, what goes over it, and how the object moved; None if it stayed in place.
 
-    `movable` says whether the object was allowed to move.
+    `movable` says whether the object was allowed to move, `drawn` which background it is.
     """
 
     background: Image
     layer: Layer
     move: Move | None
     movable: bool
+    drawn: Drawn
 
     @cached_property
     def composite(self) -> Image:
         """The layer over the background, in the background's memory."""
         return lay(self.layer, self.background)
+
+
+class Outcome(NamedTuple):
+    """What came of the images of a sample: their replacements, none if it stays unchanged; what it is counted as, and
+    more about it."""
+
+    replacements: list[Replacement]
+    name: str
+    detail: str = ""
 
 
 class _Kept(Exception):
@@ -169,7 +189,7 @@ class Sampler:
         *,
         attached: Sequence[Labels] = (),
         movable: bool = True,
-    ) -> list[Replacement]:
+    ) -> Outcome:
         """New backgrounds for the images `(H, W, 3)` uint8 of a sample; none if the sample must stay unchanged.
 
         `keys` are the images' keys or paths, if their pixels are a resized version of those that were prewarmed.
@@ -177,9 +197,7 @@ class Sampler:
         labels are known to belong to this image. Several images are replaced together, or none of them: an image that
         the store lacks may be a mask or a depth map of another one. Raises MissError with `on_miss="raise"`.
         """
-        if self._set_up_in != os.getpid():  # not in this process yet
-            self._set_up_in = os.getpid()
-            set_up()
+        self._set_up()
         labels = [label for label in (label.present() for label in labels) if label]
         compute = self._compute if len(images) == 1 else None
         found: list[Replacement] = []
@@ -191,8 +209,9 @@ class Sampler:
                 kept.append(outcome)
         misses = [reason for reason in kept if isinstance(reason, _Miss)]
         if kept and (found or 0 < len(misses) < len(kept)):
-            self.doubt(f"{len(images)} images of which not every one can be replaced, such as a mask beside its image")
-            return []
+            return self.doubt(
+                f"{len(images)} images of which not every one can be replaced, such as a mask beside its image"
+            )
         for reason in kept:
             self._watch.add(reason.outcome, reason.detail)
             if isinstance(reason, _Miss):
@@ -201,15 +220,35 @@ class Sampler:
             self._watch.add(HIT)
             if self.placement is not None and not replacement.movable:
                 self.counts.add(UNMOVED)
-        return found
+        return Outcome(found, HIT) if found else Outcome([], kept[0].outcome, kept[0].detail)
 
-    def doubt(self, detail: str) -> None:
+    def look_up(
+        self, image: Image, draws: Draws, labels: Sequence[Labels] = (), attached: Sequence[Labels] = ()
+    ) -> Outcome:
+        """As `replace`, of one image, but not counted: for callers that count for themselves."""
+        self._set_up()
+        labels = [label for label in (label.present() for label in labels) if label]
+        try:
+            return Outcome([self._replaced(image, draws, labels, None, self._compute, attached, True)], HIT)
+        except _Kept as kept:
+            return Outcome([], kept.outcome, kept.detail)
+
+    def doubt(self, detail: str) -> Outcome:
         """Count a sample that stays unchanged because of something that is not understood."""
-        self._watch.add("doubtful", detail)
+        return self._keep("doubtful", detail)
 
-    def no_image(self, detail: str) -> None:
+    def no_image(self, detail: str) -> Outcome:
         """Count a sample without an image."""
-        self._watch.add("no image", detail)
+        return self._keep("no image", detail)
+
+    def _set_up(self) -> None:
+        if self._set_up_in != os.getpid():  # not in this process yet
+            self._set_up_in = os.getpid()
+            set_up()
+
+    def _keep(self, outcome: str, detail: str) -> Outcome:
+        self._watch.add(outcome, detail)
+        return Outcome([], outcome, detail)
 
     def _replaced(
         self,
@@ -238,7 +277,7 @@ class Sampler:
         if isinstance(widened, str):
             raise _Kept(f"protected: {widened}", explained(widened, labels, size))
         try:
-            background = self._background(name, image, draws, compute)
+            background, drawn = self._background(name, image, draws, compute)
         except _Miss:
             raise _Miss(name, "it has their mattes, but no background that they may have") from None
         move = None
@@ -255,7 +294,7 @@ class Sampler:
             harmonize=0.0 if exact else self.harmonize,
             matrix=None if move is None else move.matrix,
         )
-        return Replacement(background, layer, move, movable)
+        return Replacement(background, layer, move, movable, drawn)
 
     def _keys(self, key: str) -> list[str]:
         """The keys of a sample that carries its key or path."""
@@ -294,9 +333,9 @@ class Sampler:
     def _mattes(self, keys: list[str]) -> list[tuple[str, Matte]]:
         return [(key, matte) for key in keys if (matte := self._reader.get(MATTE, key)) is not None]
 
-    def _background(self, key: str, image: Image, draws: Draws, compute: OnTheFly | None) -> Image:
-        """A background of the image's size, in memory of its own. Raises _Miss."""
-        artifact, relation = self.source.pick(draws.source)
+    def _background(self, key: str, image: Image, draws: Draws, compute: OnTheFly | None) -> tuple[Image, Drawn]:
+        """A background of the image's size, in memory of its own, and which one it is. Raises _Miss."""
+        choice = artifact, relation = self.source.pick(draws.source)
         size = height, width = image.shape[:2]
         found = None if relation is None else self._other(artifact, relation, key, draws, size)
         own = relation is None or (relation == "any" and found is None)  # its own are among those of any image
@@ -309,15 +348,17 @@ class Sampler:
             own, found = False, self._other(artifact, "any", key, draws, size)
         if found is None:
             raise _Miss
-        if found.shape[:2] != (height, width):
-            found = cover(found, height, width, draws.x, draws.y)
+        background, whose, variant = found
+        if background.shape[:2] != (height, width):
+            background = cover(background, height, width, draws.x, draws.y)
         if not own and draws.flip < self.source.flip:
-            found = np.asarray(cv2.flip(found, 1))
-        return found if found.flags.writeable else found.copy()
+            background = np.asarray(cv2.flip(background, 1))
+        drawn = Drawn(source_name(choice), whose, variant)
+        return background if background.flags.writeable else background.copy(), drawn
 
     def _other(
         self, artifact: Artifact[Image], relation: Relation, key: str, draws: Draws, size: tuple[int, int]
-    ) -> Image | None:
+    ) -> _Found | None:
         """The background or plate of another image."""
         if self._pool is None:
             return None
@@ -330,11 +371,13 @@ class Sampler:
 
     def _read(
         self, artifact: Artifact[Image], key: str, variants: int, draws: Draws, size: tuple[int, int]
-    ) -> Image | None:
+    ) -> _Found | None:
         """The image's plate, or one of its backgrounds."""
         if artifact is BACKGROUND:
-            return self._reader.any_variant(artifact, key, variants, draws.variant, at_least=size)
-        return self._reader.get(artifact, key, at_least=size)
+            found = self._reader.any_variant(artifact, key, variants, draws.variant, at_least=size)
+            return None if found is None else (found[0], key, found[1])
+        plate = self._reader.get(artifact, key, at_least=size)
+        return None if plate is None else (plate, key, None)
 
     def _note_miss(self, name: str) -> None:
         """Note an image, by its key or path, that the store lacks."""

@@ -97,6 +97,13 @@ class Source:
         return choices, list(accumulate(table.values()))
 
 
+def source_name(choice: Choice) -> str:
+    """The name of what a sample takes, as `Source` has it."""
+    artifact, relation = choice
+    name = next(name for name, value in _RELATIONS.items() if value == relation)
+    return f"{_PLATES}{name}" if artifact is PLATE else name
+
+
 def as_source(source: str | Mapping[str, Any] | Source) -> Source:
     """A Source from itself, a name, weights by name, or the dict of its fields that serialization makes.
 

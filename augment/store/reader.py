@@ -60,13 +60,15 @@ class Reader:
 
     def any_variant(
         self, artifact: Artifact[T], key: str, variants: int, uniform: float, at_least: tuple[int, int] = (0, 0)
-    ) -> T | None:
-        """One of an image's variants, picked by `uniform` in [0, 1); the next one if that failed to generate."""
+    ) -> tuple[T, int] | None:
+        """One of an image's variants with its number, picked by `uniform` in [0, 1); the next one if that failed to
+        generate."""
         first = int(uniform * variants)
         for number in range(variants):
-            found = self.get(artifact, key, (first + number) % variants, at_least=at_least)
+            variant = (first + number) % variants
+            found = self.get(artifact, key, variant, at_least=at_least)
             if found is not None:
-                return found
+                return found, variant
         return None
 
     def keys(self, artifact: Artifact[T]) -> list[str]:
