@@ -127,6 +127,48 @@ def test_ultralytics_yolo_trains_on_the_composites(filled, tmp_path, monkeypatch
     assert list(tmp_path.glob("**/weights/last.pt"))
 
 
+def test_medical_16bit_keeps_the_window(tmp_path):
+    for path in write_folder(tmp_path / "images", 4):
+        gray = np.asarray(PIL.Image.open(path).convert("L")).astype(np.uint16) * 16
+        PIL.Image.fromarray(gray).save(path)
+    out = run("medical_16bit.py", tmp_path / "images", "--cache", tmp_path / "cache", "--size", 32)
+    assert out.startswith("4 images: ")
+    assert "(4, 1, 32, 32)" in out
+    assert "'misses': 0" in out
+
+
+def test_segmentation_uses_the_masks_and_moves_them(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        image, matte = scene(number)
+        PIL.Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+        PIL.Image.fromarray((matte > 127).astype("uint8") * 3).save(tmp_path / "masks" / f"{number}.png")
+    folders = (tmp_path / "images", tmp_path / "masks")
+    out = run("segmentation.py", *folders, "--cache", tmp_path / "cache", "--size", 48)
+    assert "4 images: 4 complete" in out
+    assert "(4, 3, 48, 48) classes [0, 3]" in out
+    assert "'misses': 0" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm_training.py", "lightning_training.py"])
+def test_other_trainers_train(tmp_path, name):
+    write_folder(tmp_path / "images", 4)
+    out = run(name, tmp_path / "images", "--cache", tmp_path / "cache", "--epochs", 2)
+    assert "4 images: " in out
+    assert "loss " in out
+    assert "'misses': 0" in out
+
+
+def test_offline_site_trains_from_a_pack(tmp_path):
+    write_folder(tmp_path / "images", 4)
+    out = run("offline_site.py", tmp_path / "images", tmp_path / "pack", "--cache", tmp_path / "cache")
+    assert "artifacts exported" in out
+    assert "(4, 3, 64, 64)" in out
+    assert "'misses': 0" in out
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_is_run_by_a_test(path):
     assert path.name in Path(__file__).read_text()
