@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from augment.artifacts import BACKGROUND, CAPTION, MATTE, PLATE, Image
 from augment.chain import Chain
 from augment.errors import InputError
+from augment.files import check_file
 from augment.imaging.composite import composite, cutout
 from augment.keys import image_key, to_rgb
 from augment.prewarming import Report, prewarm
@@ -74,6 +75,7 @@ def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: s
 
 def _read(path: Path) -> Image:
     try:
+        check_file(path)
         with PIL.Image.open(path) as file:
             return to_rgb(PIL.ImageOps.exif_transpose(file))
     except FileNotFoundError as error:
