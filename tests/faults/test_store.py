@@ -255,6 +255,28 @@ def test_files_that_no_entry_has_are_removed_by_mending(whole, tmp_path):
     assert read(folder, whole[1]) == len(whole[1])
 
 
+def test_files_that_a_killed_process_did_not_finish_are_removed_by_mending(whole, tmp_path):
+    folder = copy(whole[0], tmp_path / "cache")
+    left = [folder / name for name in ("store.json.0123456789abcdef.tmp", "pools/f2.index.0123456789abcdef.tmp")]
+    for path in left:
+        path.write_bytes(b"half")
+    Cache(folder).mend()
+    assert all(path.exists() for path in left), "another process may be writing them"
+    for path in left:
+        os.utime(path, (0, 0))
+    assert len(verify(Cache(folder)).wrong) == 2
+    Cache(folder).mend()
+    assert verify(Cache(folder)).wrong == []
+    assert read(folder, whole[1]) == len(whole[1])
+
+
+def test_a_folder_whose_cache_was_never_finished_becomes_one(tmp_path):
+    (tmp_path / "store.json.0123456789abcdef.tmp").write_bytes(b"{")
+    (tmp_path / ".lock").touch()
+    Cache(tmp_path).put("a", b"1", {})
+    assert bytes(Cache(tmp_path).get("a")) == b"1"
+
+
 def test_a_folder_that_lost_its_settings_is_still_a_cache(whole, tmp_path):
     folder = copy(whole[0], tmp_path / "cache")
     (folder / "store.json").unlink()
