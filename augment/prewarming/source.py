@@ -26,6 +26,7 @@ from augment.keys import Window, image_key, to_rgb
 from augment.prewarming import samples
 from augment.prewarming.boxes import boxes_of
 from augment.prewarming.folders import Listing, groups_by_path, list_folder, read_table
+from augment.prewarming.foreign import what_it_is
 from augment.prewarming.report import Failure
 from augment.stages.base import Item
 
@@ -96,7 +97,10 @@ class Files(Source):
         with warnings.catch_warnings():
             # Of damaged metadata, which is of no use here.
             warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
-            file = PIL.Image.open(path)
+            try:
+                file = PIL.Image.open(path)
+            except PIL.UnidentifiedImageError as error:
+                raise InputError(what_it_is(path)) from error
         with file:
             pixels = to_rgb(file, self.window)
             if file.mode[0] in "IF":
