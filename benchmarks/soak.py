@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ def _recipe() -> Recipe:
 
 
 def _fill(folder: Path) -> tuple[list[Path], int]:
-    """Two folders of images, a cache of the first; their paths and the limit that the cache has from then on."""
+    """Two folders of images and a cache of the first; their paths, and the cache's limit."""
     paths = []
     for number, scene in enumerate(scenes(2 * _IMAGES, _SIDE, seed=11)):
         path = folder / f"images{number % 2}" / f"{number:03}.jpg"
@@ -124,7 +125,11 @@ def _fill(folder: Path) -> tuple[list[Path], int]:
     for part in (0, 1):
         prewarm(folder / f"images{part}", cache, _recipe(), workers=0, progress=False)
     cache.checkpoint()
-    return paths, int(_SHARE * cache.nbytes())
+    limit = int(_SHARE * cache.nbytes())
+    cache.close()
+    shutil.rmtree(folder / "cache")
+    prewarm(folder / "images0", Cache(folder / "cache", size_limit=limit), _recipe(), workers=0, progress=False)
+    return paths, limit
 
 
 def _refill(folder: Path, limit: int, stop: Any, runs: Any) -> None:
@@ -186,7 +191,7 @@ def _draw(epochs: Sequence[Epoch], path: Path) -> None:
     for axes, (label, names) in zip(drawing.subplots(len(rows), sharex=True), rows, strict=True):
         for name in names:
             axes.plot([epoch.at / 60 for epoch in epochs], [getattr(epoch, name) for epoch in epochs], linewidth=1)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(getattr(epoch, name) for epoch in epochs for name in names))
         axes.set_title(label, fontsize=8)
     axes.set_xlabel("minutes")
     FigureCanvasAgg(drawing).print_png(str(path))
