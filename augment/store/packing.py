@@ -19,7 +19,7 @@ from augment.errors import InputError, StoreError
 from augment.store.cache import Cache
 from augment.store.entries import entry_name
 from augment.store.files import write_atomically
-from augment.store.pack import FORMAT, INDEX_FILE, KIND, Pack, PackIndex, Place, note_bytes
+from augment.store.pack import FORMAT, INDEX_FILE, KIND, MAX_ENTRY, Pack, PackIndex, Place, note_bytes
 from augment.store.paths import PATHS_FILE, PathIndex
 from augment.store.records import Record
 
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 SELECTABLE = {artifact.name for artifact in (BACKGROUND, MATTE, PLATE, CAPTION, PROMPT)}
 
 _SHARD_NBYTES = 512 * 2**20
-_MEMBER_NBYTES = 2**30  # no artifact is larger; what says so is refused
 _MEMBER = re.compile(r"[0-9a-f]{32}(-\d{1,9})?\.(json|[a-z]+\.[a-z0-9]+)")
 _EXTENSIONS = {MATTE.name: "bin", CAPTION.name: "txt", PROMPT.name: "json"}
 
@@ -176,7 +175,7 @@ def _check_shard(path: Path) -> None:
             for member in archive:
                 if not member.isreg() or not _MEMBER.fullmatch(member.name):
                     raise StoreError(f"{path}: {member.name!r} is not a member of a pack's shard; nothing was imported")
-                if member.size > _MEMBER_NBYTES:
+                if member.size > MAX_ENTRY:
                     raise StoreError(f"{path}: {member.name} claims {member.size} bytes; nothing was imported")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise StoreError(f"{path} cannot be read as a shard: {error}; nothing was imported") from error
