@@ -36,14 +36,14 @@ SECRET = "sesame-0123456789"
 
 
 def _chat(backend, **given):
-    return lambda url: backend(model="m", base_url=f"{url}/v1", retries=0, timeout=1)(**given)
+    return lambda url: backend(model="m", base_url=f"{url}/v1", retries=0, timeout=0.3)(**given)
 
 
 def _picture(backend, **given):
-    return lambda url: backend(base_url=url, retries=0, timeout=1, size=64)(**given, prompts=[PROMPT], seeds=[1])
+    return lambda url: backend(base_url=url, retries=0, timeout=0.3, size=64)(**given, prompts=[PROMPT], seeds=[1])
 
 
-# Each asks the server at a URL for one item, with a second's patience; what a backend returns.
+# Each asks the server at a URL for one item, with a third of a second's patience; what a backend returns.
 BACKENDS = {
     "caption.openai": _chat(Captioner, plates=[PLATE]),
     "refine.openai": _chat(Refiner, captions=["a meadow"], groups=["cow"], variants=[0], seeds=[1]),
@@ -63,7 +63,7 @@ def _resets(_, send):
 
 def _drips(_, send):
     send(HEAD + b"Content-Length: 100000\r\n\r\n")
-    for _ in range(400):
+    for _ in range(80):
         send(b" ")
         time.sleep(0.02)
 
@@ -90,8 +90,8 @@ def _of(picture):
 SERVERS = {
     "resets": _resets,
     "closes": lambda _, send: None,
-    "stalls": lambda _, send: time.sleep(3),
-    "stalls within its head": lambda _, send: (send(HEAD), time.sleep(3)),
+    "stalls": lambda _, send: time.sleep(1),
+    "stalls within its head": lambda _, send: (send(HEAD), time.sleep(1)),
     "drips": _drips,
     "never ends": _never_ends,
     "is no web server": lambda _, send: send(b"220 mail.example ESMTP\r\n"),
