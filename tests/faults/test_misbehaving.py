@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import PIL.Image
 import pytest
 import torch
