@@ -103,6 +103,7 @@ class Shard:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._opened: tuple[int, int] | None = None  # device and inode of the database
+        self._pid = os.getpid()
 
     def get(self, name: str) -> bytes | memoryview | None:
         """A value, or None. Raises CorruptEntry for one that must not be read."""
@@ -231,6 +232,11 @@ class Shard:
         self._local, self._opened = threading.local(), None
         for connection in connections:
             connection.close()
+
+    def __del__(self) -> None:
+        # A sqlite3.Connection refers to itself: without this its files stay open until the garbage collector runs.
+        if self._connections and self._pid == os.getpid():
+            self.close()
 
     def create(self) -> None:
         """Make an empty database, whole or not at all. The caller holds the cache's lock."""

@@ -1,5 +1,6 @@
 """A cache whose files are damaged or planted: a miss that is said, never a crash, a hang or wrong pixels."""
 
+import gc
 import os
 import random
 import shutil
@@ -253,6 +254,19 @@ def test_files_that_no_entry_has_are_removed_by_mending(whole, tmp_path):
     assert not orphan.exists()
     assert verify(Cache(folder)).wrong == []
     assert read(folder, whole[1]) == len(whole[1])
+
+
+def test_a_cache_that_is_dropped_closes_its_files_at_once(whole, tmp_path):
+    folder = copy(whole[0], tmp_path / "cache")
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(3):
+            assert read(folder, whole[1]) == len(whole[1])
+        assert len(os.listdir("/dev/fd")) <= before
+    finally:
+        gc.enable()
 
 
 def test_files_that_a_killed_process_did_not_finish_are_removed_by_mending(whole, tmp_path):
