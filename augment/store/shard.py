@@ -234,9 +234,11 @@ class Shard:
             connection.close()
 
     def __del__(self) -> None:
-        # A sqlite3.Connection refers to itself: without this its files stay open until the garbage collector runs.
-        if self._connections and self._pid == os.getpid():
-            self.close()
+        # A sqlite3.Connection refers to itself: without this its files stay open until the garbage collector runs. No
+        # thread uses one any more, since it would hold this shard.
+        if self._pid == os.getpid():
+            for connection in self._connections:
+                connection.close()
 
     def create(self) -> None:
         """Make an empty database, whole or not at all. The caller holds the cache's lock."""
