@@ -293,9 +293,9 @@ class Cache(Store):
         if self._shards is not None:
             _inherited.append(self._shards)
             self._reset()
-        self._shards = Shards(self.directory / "entries")
-        self._pid = os.getpid()
-        return self._shards
+        self._pid = os.getpid()  # before the shards: another thread must not take them for inherited ones
+        self._shards = shards = Shards(self.directory / "entries")
+        return shards
 
     def _write(self, name: str, write: Callable[[Shard], None]) -> None:
         """Write to the shard that has a name; makes it if need be, and sets a damaged one aside."""

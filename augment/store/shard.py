@@ -101,7 +101,7 @@ class Shard:
         self.folder = folder
         self._disk = BytesDisk(str(folder), _MIN_FILE_SIZE)
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[sqlite3.Connection] = []  # of all threads: a fork must not close any in the child
         self._opened: tuple[int, int] | None = None  # device and inode of the database
         self._pid = os.getpid()
 
@@ -227,11 +227,12 @@ class Shard:
             return True
 
     def close(self) -> None:
-        """Close every thread's connection; the next use opens new ones."""
-        connections, self._connections = self._connections, []
-        self._local, self._opened = threading.local(), None
-        for connection in connections:
-            connection.close()
+        """Close this thread's connection, and those of other threads once they no longer use them; the next use opens
+        new ones. Closing a connection under a thread that uses it would crash the process."""
+        own = getattr(self._local, "connection", None)
+        self._local, self._connections, self._opened = threading.local(), [], None
+        if own is not None:
+            own.close()
 
     def __del__(self) -> None:
         # A sqlite3.Connection refers to itself: without this its files stay open until the garbage collector runs. No

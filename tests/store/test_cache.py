@@ -271,6 +271,22 @@ def test_many_processes_create_and_write_one_cache_at_once(tmp_path, method):
     assert all(cache.get(name) is not None for name in cache.names())
 
 
+def test_many_threads_write_a_new_cache_at_once(tmp_path):
+    # In a process of its own: what went wrong here once crashed it inside SQLite.
+    program = f"""
+from concurrent.futures import ThreadPoolExecutor
+from augment import Cache
+
+for n in range(15):
+    cache = Cache(f"{tmp_path}/{{n}}")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda i: cache.put(f"background/f/{{i:032x}}/0", bytes(100), {{}}), range(100)))
+    assert len(cache.names()) == 100
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_cache_that_was_never_opened_serves_forked_children(cache):
     Cache(cache.directory).put("a", b"1", {})
     with multiprocessing.get_context("fork").Pool(2) as pool:
