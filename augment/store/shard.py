@@ -24,6 +24,8 @@ COUNT = 8
 DATABASE = "cache.db"
 
 _MIN_FILE_SIZE = 2**15  # smaller values are kept in the database (diskcache's default)
+# Of a damaged database even the words of an error may be in no encoding.
+_FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 _SECONDS = 60.0  # to wait for another writer
 _PAGE = 1000  # rows per query of a listing
 
@@ -113,7 +115,7 @@ class Shard:
                 .execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (name,))
                 .fetchone()
             )
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
         return None if row is None else self._disk.fetch(row[0], row[1], row[2], False)
 
@@ -161,7 +163,7 @@ class Shard:
         while True:
             try:
                 page = self._connection().execute(_LISTING, (last, _PAGE)).fetchall()
-            except sqlite3.DatabaseError as error:
+            except _FAULTS as error:
                 raise self._told(error) from error
             if not page:
                 return
@@ -178,7 +180,7 @@ class Shard:
         total = sum(os.stat(path).st_size for path in self._files()[:2] if os.path.lexists(path))
         try:
             found = self._connection().execute("SELECT value FROM Settings WHERE key = 'size'").fetchone()
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
         return total + (found[0] if found and isinstance(found[0], int) else 0)
 
@@ -190,7 +192,7 @@ class Shard:
         """Raise DamagedShardError if a page of the database is not in order; `thorough` checks the indexes too."""
         try:
             found = self._connection().execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchall()
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
         if found != [("ok",)]:
             raise DamagedShardError(self, "; ".join(str(row[0]) for row in found))
@@ -274,7 +276,7 @@ class Shard:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
 
     def _connection(self) -> sqlite3.Connection:
@@ -283,7 +285,7 @@ class Shard:
             self._check_files()
             try:
                 connection = self._connect()
-            except sqlite3.DatabaseError as error:
+            except _FAULTS as error:
                 raise self._told(error) from error
             self._local.connection = connection
             self._connections.append(connection)
@@ -328,7 +330,7 @@ class Shard:
     def _files(self) -> list[str]:
         return [f"{self.folder / DATABASE}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")]
 
-    def _told(self, error: sqlite3.DatabaseError) -> Exception:
+    def _told(self, error: Exception) -> Exception:
         """DamagedShardError for a damaged database; the error itself for a full disk, a missing right, a busy one."""
         environment = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.NotSupportedError)
         decoding = "decode" in str(error)

@@ -256,6 +256,17 @@ def test_files_that_no_entry_has_are_removed_by_mending(whole, tmp_path):
     assert read(folder, whole[1]) == len(whole[1])
 
 
+@pytest.mark.parametrize("word", [b"CREATE TABLE Cache", b"INTEGER PRIMARY", b"UPDATE Settings", b"ON Cache(key"])
+def test_a_schema_in_no_encoding_is_a_damaged_shard(whole, tmp_path, word):
+    folder = copy(whole[0], tmp_path / "cache")
+    for path in folder.rglob("cache.db"):
+        data = bytearray(path.read_bytes())
+        data[data.index(word)] = 0xED
+        path.write_bytes(data)
+    assert read(folder, whole[1]) == 0
+    check_repair(folder, whole[1])
+
+
 def test_a_cache_that_is_dropped_closes_its_files_at_once(whole, tmp_path):
     folder = copy(whole[0], tmp_path / "cache")
     gc.collect()
