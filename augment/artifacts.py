@@ -88,7 +88,14 @@ class Matte:
 
     def to_bytes(self) -> bytes:
         """Header, the reason, then LZ4 of the alpha and the edge colors. Raises InputError for other than one color
-        per soft pixel."""
+        per soft pixel, and for a matte that could not be read back."""
+        left, top, right, bottom = self.box
+        if self.alpha.shape != (bottom - top, right - left) or self.alpha.dtype != np.uint8:
+            raise InputError(f"a matte of {self.alpha.shape} {self.alpha.dtype} in the box {self.box}")
+        if not (0 <= left <= right <= self.size[1] and 0 <= top <= bottom <= self.size[0]):
+            raise InputError(f"a matte in the box {self.box} of an image of {self.size}")
+        if not math.isfinite(self.confidence):
+            raise InputError(f"a matte with a confidence of {self.confidence}")
         if len(self.edge_colors) not in (0, _soft(self.alpha)):
             raise InputError(f"a matte of {len(self.edge_colors)} edge colors for {_soft(self.alpha)} soft pixels")
         reason = (self.unusable or "").encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -156,14 +156,16 @@ class Chain:
         }
         return nbytes + self.cache.put(name, data, provenance)
 
-    def run(self, kind: Kind[Any], batch: Sequence[Work]) -> Outcome:
-        """Run one stage over a batch that lacks its artifact, and keep what it makes.
+    def run(
+        self, kind: Kind[Any], batch: Sequence[Work], call: Callable[[Sequence[Unit]], list[Made]] | None = None
+    ) -> Outcome:
+        """Run one stage over a batch that lacks its artifact, and keep what it makes; `call` calls it, if given.
 
         Raises RecipeError, UnavailableError and StoreError, which would hit every item; any other error fails only its
         item.
         """
         units, outcome = self.load(kind, batch)
-        outcome.add(self.keep(kind, self.call(kind)(units)))
+        outcome.add(self.keep(kind, (call or self.call(kind))(units)))
         return outcome
 
     def complete(self, item: Item, variants: int = 1) -> Outcome:

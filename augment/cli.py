@@ -117,6 +117,10 @@ def prewarm(
         tuple[float, float] | None,
         typer.Option(metavar="LOW HIGH", help="Values of 16-bit images that become black and white, such as 0 4095."),
     ] = None,
+    batch_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Give up on a batch, and then on an image, that takes a stage longer."),
+    ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="List all refused and failed images in this .csv or .json file.")
     ] = None,
@@ -142,6 +146,7 @@ def prewarm(
             progress=context.obj,
             missing=missing,
             window=window,
+            batch_timeout=batch_timeout,
         )
     except Interrupted as interrupted:
         out.print(str(interrupted.report), markup=False)

@@ -99,14 +99,24 @@ def _from_pil(image: PIL.Image.Image, window: Window | None) -> Image:
         return _from_array(values.astype(np.uint16))
     if image.mode == "F":
         raise InputError("a PIL image of mode F has no stated range; pass a window, or convert it to 8 or 16 bits")
-    return rgb_array(image if image.mode == "RGB" else image.convert("RGB"))
+    if not image.width or not image.height:
+        raise InputError(f"an image without pixels: {image.size}")
+    try:
+        return rgb_array(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:
+        raise InputError(f"a PIL image that cannot be read, because it was closed: {error}") from error
 
 
 def _from_tensor(image: torch.Tensor) -> Image:
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         raise InputError(f"an image tensor is (1 | 3 | 4, H, W); got {tuple(image.shape)}")
-    image = image.detach().cpu()
-    array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if image.numel() == 0:
+        raise InputError(f"an image without pixels: {tuple(image.shape)}")
+    try:
+        image = image.detach().cpu()
+        array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    except (TypeError, NotImplementedError, RuntimeError) as error:  # of the meta device, sparse, quantized
+        raise InputError(f"a tensor of {image.layout} on {image.device} whose values cannot be read") from error
     if len(array) == 1:
         return _from_array(array[0])
     pixels = array[:3].transpose(1, 2, 0)
@@ -133,7 +143,7 @@ def _from_array(image: np.ndarray[Any, Any]) -> Image:
 def _to_uint8(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if values.dtype == np.uint8:
         return values
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
         return (values >> 8).astype(np.uint8)
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from augment.artifacts import BACKGROUND
 from augment.errors import RecipeError
+from augment.files import check_file
 from augment.stages.base import Kind, Stage, given_by_kind
 from augment.stages.guard import Guard
 from augment.stages.kinds import BASES, KINDS, backend_names, base_class, find_backend
@@ -184,6 +185,7 @@ class Recipe:
                 f"no recipe is called {str(name)!r}: presets are {', '.join(presets())}; or give a .toml file"
             )
         try:
+            check_file(path)
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error

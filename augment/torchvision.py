@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from augment.artifacts import Alpha, Image
 from augment.errors import InputError
+from augment.files import check_file
 from augment.imaging.pillow import rgb_image
 from augment.keys import Key, Window, image_key, to_rgb
 from augment.sampling.doubts import as_picture, pixels_of, untold_place
@@ -300,6 +301,7 @@ class ImageLoader:
 
     def __call__(self, path: str | Path) -> PIL.Image.Image:
         """The image in mode RGB."""
+        check_file(path)
         with PIL.Image.open(path) as file:
             return rgb_image(to_rgb(file, self.window))
 

@@ -57,10 +57,8 @@ def _name(number: int) -> str:
 def _filled(folder: Path, size: int) -> Cache:
     store = Cache(folder)
     payload = np.random.default_rng(0).bytes(_PAYLOAD)
-    for start in range(0, size, 10_000):
-        with store._open().transact(retry=True):  # one disk write for many entries
-            for number in range(start, min(size, start + 10_000)):
-                store.put(_name(number), payload, {})
+    for number in range(size):
+        store.put(_name(number), payload, {})
     return store
 
 

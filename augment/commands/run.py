@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from augment.artifacts import BACKGROUND, CAPTION, MATTE, PLATE, Image
 from augment.chain import Chain
 from augment.errors import InputError
+from augment.files import check_file
 from augment.imaging.composite import composite, cutout
 from augment.keys import image_key, to_rgb
 from augment.prewarming import Report, prewarm
@@ -53,12 +54,19 @@ def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: s
     further variants end in `_1`, `_2`, …. Results in the folder's `cache` are not computed again.
 
     The image is rotated by its EXIF orientation. `group` is the object's class, kept out of the background. Raises
-    InputError for an image that cannot be read, and the errors of `prewarm`.
+    InputError for an image that cannot be read or results that cannot be written, and the errors of `prewarm`.
     """
     image = _read(path)
     for kind, stage in recipe.makers.items():
         if hasattr(stage, "keep_steps"):
             recipe = recipe.changed({f"{kind}.keep_steps": True})
+    try:
+        return _run(image, path, folder, recipe, variants, group)
+    except OSError as error:
+        raise InputError(f"{folder}: the results cannot be written: {error}") from error
+
+
+def _run(image: Image, path: Path, folder: Path, recipe: Recipe, variants: int, group: str | None) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     with _log_to(folder / "pipeline.log"):
         cache = Cache(folder / "cache", codec="png")
@@ -74,6 +82,7 @@ def run(path: Path, folder: Path, recipe: Recipe, *, variants: int = 1, group: s
 
 def _read(path: Path) -> Image:
     try:
+        check_file(path)
         with PIL.Image.open(path) as file:
             return to_rgb(PIL.ImageOps.exif_transpose(file))
     except FileNotFoundError as error:
@@ -132,11 +141,18 @@ def _drawn(provenance: Provenance, recipe: Recipe) -> Provenance:
     return {name: provenance[name] for name in wanted if name in provenance}
 
 
+class _Log(logging.FileHandler):
+    """A log file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing: the disk is full, which the pictures will say in one sentence."""
+
+
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Write the library's log, from INFO up, to this file."""
     library = logging.getLogger("augment")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _Log(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = library.level
     library.addHandler(handler)

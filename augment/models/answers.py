@@ -9,7 +9,7 @@ from typing import Any
 
 _TAG = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|seed:think|\|think\|)"
 _THOUGHTS = re.compile(
-    rf"<{_TAG}\b[^>]*>.*?(?:</{_TAG}>|$)"
+    rf"<{_TAG}\b[^>]{{0,200}}>.*?(?:</{_TAG}>|$)"
     r"|\[THINK\].*?(?:\[/THINK\]|$)"
     r"|◁think▷.*?(?:◁/think▷|$)"
     r"|<\|(?:begin_of_thought|start_thinking)\|>.*?(?:<\|(?:end_of_thought|end_thinking)\|>|$)",
@@ -20,7 +20,9 @@ _LONE_END = re.compile(rf"^.*(?:</{_TAG}>|\[/THINK\]|◁/think▷)", re.DOTALL |
 # gpt-oss: "<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…"; servers that strip
 # special tokens leave "analysis…assistantfinal…".
 _CHANNEL = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|return|start|channel|call)\|>|$)", re.DOTALL
+    r"<\|channel\|>\s{0,9}(\w{1,40})[^<]{0,200}<\|message\|>(.*?)"
+    r"(?=<\|(?:end|return|start|channel|call)\|>|$)",
+    re.DOTALL,
 )
 _BARE_CHANNEL = re.compile(r"^\s*(?:analysis|commentary).*assistant\s*final(.*)$", re.DOTALL)
 _BARE_THOUGHT = re.compile(r"^\s*analysis(?=[A-Z])(?!.*assistant\s*final).*$", re.DOTALL)
@@ -95,8 +97,10 @@ def _values(text: str, starts: str) -> Iterator[Any]:
     while match := re.compile(f"[{re.escape(starts)}]").search(text, start):
         try:
             value, start = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             start = match.start() + 1
+        except RecursionError:  # the values inside would be as deep, and take as long
+            return
         else:
             yield value
 

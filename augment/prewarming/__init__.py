@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def prewarm(
     progress: bool = True,
     missing: bool = False,
     window: Window | None = None,
+    batch_timeout: float | None = None,
 ) -> Report:
     """Compute what the cache lacks for each image. It can be stopped at any time and run again.
 
@@ -54,11 +56,15 @@ def prewarm(
         missing: process only those of `images` that training looked for and did not find, as noted in the store.
         window: (low, high), the values of images of more than 8 bits that become black and white. Use the same window
             in training: `augment.torchvision.ImageLoader(window)`.
+        batch_timeout: seconds that a stage may take for a batch, including the loading of its model; None is no limit.
+            A batch that takes longer is tried item by item, and an item that does so fails. Each stage then runs in
+            processes of its own, which takes a few seconds to start them, and a script needs
+            `if __name__ == "__main__":`.
 
     Returns counts; a bad image is listed in `failures` and does not stop the run. Raises InputError for an invalid
     argument, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is
-    done) and StoreError if the cache cannot be written. Ctrl-C raises Interrupted, and a stage that fails for every
-    item raises Ended, an UnavailableError; both carry the report so far.
+    done) and StoreError if the cache cannot be written. Ctrl-C raises Interrupted after the batch at hand, a second
+    Ctrl-C at once; a stage that fails for every item raises Ended, an UnavailableError. Both carry the report so far.
     """
     if variants < 1:
         raise InputError(f"variants: {variants} is not a number of backgrounds, 1 or more")
@@ -66,6 +72,8 @@ def prewarm(
         raise InputError(f"workers: {workers} is negative; 0 decodes in this process")
     if window is not None and not (len(window) == 2 and float(window[0]) < float(window[1])):
         raise InputError(f"window: {window!r} is not a range (low, high)")
+    if batch_timeout is not None and not 0 < batch_timeout < math.inf:
+        raise InputError(f"batch_timeout: {batch_timeout} is not a number of seconds; None is no limit")
     source = open_source(images, groups, window)
     chain = Chain(as_recipe(recipe), cache if isinstance(cache, Cache) else Cache(cache))
     chain.check()
@@ -76,7 +84,9 @@ def prewarm(
             f"missing: training has noted no misses in {chain.cache} with the recipe {chain.recipe.name!r}; train with "
             "it first, or leave `missing` out"
         )
-    report = run(Plan(source, chain, variants, available if workers is None else workers, wanted), progress)
+    report = run(
+        Plan(source, chain, variants, available if workers is None else workers, wanted), progress, batch_timeout
+    )
     if wanted and not report.images:
         report.remarks.append(
             f"none of these images is among the {len(wanted)} that training did not find: they reach the transform "

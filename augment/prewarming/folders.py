@@ -13,6 +13,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from augment.errors import InputError
+from augment.files import check_file
 
 # What Pillow decodes without other programs, beyond the extensions that torchvision's ImageFolder takes.
 _MORE = (
@@ -60,6 +61,7 @@ def read_table(table: Path) -> Listing:
     groups. Raises InputError naming what is wrong with it."""
     found = Listing()
     try:
+        check_file(table)
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             names = {name.strip().lower(): name for name in rows.fieldnames or () if name}

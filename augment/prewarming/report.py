@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from augment.errors import InputError
+from augment.files import check_file
 from augment.prewarming.folders import said
 
 _LISTED = 3  # items that failed for one reason are listed one by one up to this number
@@ -121,6 +122,8 @@ class Report:
         ]
         path = Path(path)
         try:
+            if path.exists():
+                check_file(path)
             if path.suffix.lower() == ".json":
                 counts = {"images": self.images, "complete": self.complete, "unusable": dict(self.unusable)}
                 path.write_text(json.dumps(counts | {"items": rows}, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
-import stat
 import sys
 import warnings
 from collections import Counter
@@ -22,11 +20,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from augment.artifacts import Image
 from augment.errors import InputError
+from augment.files import check_file
 from augment.imaging.pillow import exif_orientation, oriented
 from augment.keys import Window, image_key, to_rgb
 from augment.prewarming import samples
 from augment.prewarming.boxes import boxes_of
 from augment.prewarming.folders import Listing, groups_by_path, list_folder, read_table
+from augment.prewarming.foreign import what_it_is
 from augment.prewarming.report import Failure
 from augment.stages.base import Item
 
@@ -95,12 +95,14 @@ class Files(Source):
 
     def items(self, index: int, group: str | None) -> Iterator[Item]:
         path = self.names[index]
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError("it is not a regular file")
+        check_file(path)
         with warnings.catch_warnings():
             # Of damaged metadata, which is of no use here.
             warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
-            file = PIL.Image.open(path)
+            try:
+                file = PIL.Image.open(path)
+            except PIL.UnidentifiedImageError as error:
+                raise InputError(what_it_is(path)) from error
         with file:
             pixels = to_rgb(file, self.window)
             if file.mode[0] in "IF":
@@ -267,6 +269,8 @@ def _reason(error: Exception) -> str:
         return "PIL cannot read it as an image"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return error.strerror
     return f"{error}" if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
@@ -278,6 +282,10 @@ def _quiet_worker(_: int) -> None:
     # The main process handles Ctrl-C and stops its workers. OpenCV's thread pool does not survive a fork.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process when its parent ends, even if it is killed: it would wait forever to pass on its result."""
     if sys.platform == "linux":
-        # If its parent is killed, a worker would wait forever to pass on its result.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

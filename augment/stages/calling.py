@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 
 from augment.artifacts import Image, Prompt, Rejected
-from augment.errors import InputError, ItemFailed, RecipeError, StoreError, UnavailableError
+from augment.errors import ItemFailed, RecipeError, StoreError, UnavailableError
 from augment.stages.base import GROUP, RESULT, SEED, Detailed, Item, Stage, given_by_kind
 from augment.stages.guard import Guard
 
@@ -140,8 +140,11 @@ class StageCall:
                 for n in good
             ]
             for n, verdict in zip(good, _call(judge, seen), strict=True):
-                if verdict is not None:
+                if isinstance(verdict, Rejected | ItemFailed):
                     finished[n] = verdict
+                elif verdict is not None:
+                    what = type(verdict).__name__
+                    finished[n] = ItemFailed(f"{type(judge).__name__} gave {what} and not None, Rejected or ItemFailed")
             good = [n for n in good if not isinstance(finished[n], Rejected | ItemFailed)]
         return finished
 
@@ -185,13 +188,13 @@ def _call(stage: Stage, batch: Sequence[Mapping[str, Any]]) -> list[Any]:
         return []
     try:
         results = list(stage(**{name: [given[name] for given in batch] for name in batch[0]}))
+        if len(results) != len(batch):
+            raise ItemFailed(f"{type(stage).__name__} returned {len(results)} results for {len(batch)} items")
+        return results
     except (RecipeError, UnavailableError, StoreError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # some libraries exit where they should raise
         if len(batch) == 1:
             logger.debug("%s failed", stage.backend, exc_info=True)
             return [error if isinstance(error, ItemFailed) else ItemFailed(f"{type(error).__name__}: {error}")]
         return [result for given in batch for result in _call(stage, [given])]
-    if len(results) != len(batch):
-        raise InputError(f"{type(stage).__name__} returned {len(results)} artifacts for {len(batch)} items")
-    return results

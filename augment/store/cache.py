@@ -21,13 +21,13 @@ from augment.artifacts import BACKGROUND, MATTE, ImageCodec, ImageFormat
 from augment.errors import CacheFullError, CorruptEntry, StoreError
 from augment.store.entries import Entry, Provenance, entry_name, seal
 from augment.store.eviction import Keeping, checkpoint, make_room, parts_of, rows, used
-from augment.store.files import read_text, set_aside, write_atomically
+from augment.store.files import half_written, read_text, set_aside, write_atomically
 from augment.store.misses import Misses
 from augment.store.paths import PATHS_FILE, PathIndex
 from augment.store.pool import MAX_VARIANTS, PoolEntry, PoolIndex
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
-from augment.store.settings import SETTINGS_FILE, load_or_create
+from augment.store.settings import FOLDERS, SETTINGS_FILE, load_or_create
 from augment.store.shard import DamagedShardError, Row, Shard, Shards
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,10 @@ class Cache(Store):
         checkpoint(self._open())
 
     def mend(self) -> None:
-        """Set damaged shards aside, and remove files that no entry has; says what was done."""
+        """Set damaged shards aside, and remove files that no entry has or that were not finished; says so."""
+        for folder in (self.directory, *(self.directory / name for name in FOLDERS)):
+            for path in half_written(folder):
+                path.unlink(missing_ok=True)
         for shard in self._open().all:
             try:
                 shard.check(thorough=False)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 MAX_NBYTES = 2**24  # of a settings file or a record
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp$")
+_WRITTEN = 60.0  # seconds that no process takes to write one of these files
 
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -52,6 +57,16 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What processes that were killed in `write_atomically` have left in a folder."""
+    found = []
+    for path in folder.glob("*.tmp") if folder.is_dir() and not folder.is_symlink() else ():
+        with suppress(FileNotFoundError):  # being written just now
+            if _TEMPORARY.search(path.name) and time.time() - path.lstat().st_mtime > _WRITTEN:
+                found.append(path)
+    return found
 
 
 def set_aside(path: Path) -> Path:

@@ -52,6 +52,7 @@ _NO_VARIANT = 2**32 - 1
 _SHARD = re.compile(r"[a-z]+-[0-9a-f]+-\d{5}\.tar")
 _OTHER = re.compile(r"recipes/[0-9a-f]+\.json|pools/(?:[0-9a-f]+|paths)\.index")
 _OPEN = 200  # shards kept open in a process
+MAX_ENTRY = 2**30  # bytes; no artifact is larger
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,12 @@ class PackIndex:
             shards, others = tuple(map(str, text["shards"])), tuple(map(str, text["others"]))
             if not all(_SHARD.fullmatch(shard) for shard in shards) or not all(map(_OTHER.fullmatch, others)):
                 raise ValueError("it names files outside the pack")
-        except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+            numbers = names.view(np.uint8).reshape(count, _NAMES.itemsize)[:, :2].astype(np.uint16)
+            if count and (int((numbers[:, 0] << 8 | numbers[:, 1]).max()) >= len(tables)):
+                raise ValueError("it names artifacts of no table")
+            if count and int(places["shard"].max()) >= len(shards):
+                raise ValueError("it names shards that are not in its list")
+        except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CorruptEntry(f"the index {path} cannot be read: {error}") from error
         return cls(tables, shards, others, names, places)
 
@@ -170,7 +176,7 @@ class Pack(Store):
         try:
             settings = json.loads(read_text(self.directory / "store.json"))
             found = settings["kind"], settings["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{self.directory} is not a whole pack: {error!r}; export or copy it again") from error
         if found != (KIND, FORMAT):
             raise StoreError(f"{self.directory} is a {found[0]} of format {found[1]}, not a pack of format {FORMAT}")
@@ -233,10 +239,12 @@ class Pack(Store):
         return Entry.of(payload, self._bytes(place.shard, place.note, place.note_size, place.note_sum))
 
     def _bytes(self, shard: int, offset: int, size: int, checksum: int) -> memoryview:
+        if size > MAX_ENTRY:
+            raise CorruptEntry(f"an artifact of {size} bytes")
         data = np.empty(size, np.uint8)  # may be written to, so that a raw image needs no copy to become a composite
         try:
             read = os.preadv(self._file(shard), [data.data], offset) if size else 0
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # too large an offset
             raise CorruptEntry(str(error)) from error
         if read != size or xxhash.xxh3_64_intdigest(data.data) != checksum:
             raise CorruptEntry("its checksum does not match" if read == size else f"{read} of {size} bytes are there")

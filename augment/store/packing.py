@@ -7,6 +7,7 @@ import logging
 import re
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
@@ -18,15 +19,15 @@ from augment.errors import InputError, StoreError
 from augment.store.cache import Cache
 from augment.store.entries import entry_name
 from augment.store.files import write_atomically
-from augment.store.pack import FORMAT, INDEX_FILE, KIND, Pack, PackIndex, Place, note_bytes
+from augment.store.pack import FORMAT, INDEX_FILE, KIND, MAX_ENTRY, Pack, PackIndex, Place, note_bytes
 from augment.store.paths import PATHS_FILE, PathIndex
+from augment.store.records import Record
 
 logger = logging.getLogger(__name__)
 
 SELECTABLE = {artifact.name for artifact in (BACKGROUND, MATTE, PLATE, CAPTION, PROMPT)}
 
 _SHARD_NBYTES = 512 * 2**20
-_MEMBER_NBYTES = 2**30  # no artifact is larger; what says so is refused
 _MEMBER = re.compile(r"[0-9a-f]{32}(-\d{1,9})?\.(json|[a-z]+\.[a-z0-9]+)")
 _EXTENSIONS = {MATTE.name: "bin", CAPTION.name: "txt", PROMPT.name: "json"}
 
@@ -35,7 +36,7 @@ def export_pack(cache: Cache, folder: Path, select: set[str] | None = None, shar
     """Write the cache's artifacts (those named in `select`, all if None) as a pack; returns how many.
 
     Pictures on the way to a background stay behind. Raises InputError if the folder is not empty, StoreError if nothing
-    can be exported.
+    can be exported, or written.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: a pack needs a folder of its own")
@@ -47,6 +48,21 @@ def export_pack(cache: Cache, folder: Path, select: set[str] | None = None, shar
     records = cache.recipes()
     if not names or not records:
         raise StoreError(f"{cache} holds nothing to export: fill it with `augment prewarm` first")
+    try:
+        with ExitStack() as opened:
+            return _export(cache, folder, names, records, shard_nbytes, opened)
+    except OSError as error:
+        raise StoreError(f"{folder}: the pack cannot be written: {error}; remove the folder") from error
+
+
+def _export(
+    cache: Cache,
+    folder: Path,
+    names: list[tuple[str, str, str, int | None]],
+    records: list[Record],
+    shard_nbytes: int,
+    opened: ExitStack,
+) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[str] = []
     places: dict[tuple[str, str, str, int | None], Place] = {}
@@ -61,7 +77,7 @@ def export_pack(cache: Cache, folder: Path, select: set[str] | None = None, shar
                     writer.close()
                 number = sum(shard.startswith(f"{artifact}-{fingerprint}-") for shard in shards)
                 shards.append(f"{artifact}-{fingerprint}-{number:05d}.tar")
-                writer = _ShardWriter(folder / shards[-1], len(shards) - 1)
+                writer = _ShardWriter(opened.enter_context((folder / shards[-1]).open("xb")), len(shards) - 1)
             places[name] = writer.add(name, bytes(entry.payload), note_bytes(entry.provenance))
         if writer is not None:
             writer.close()
@@ -104,8 +120,8 @@ def import_pack(pack: Pack, cache: Cache, progress: Callable[[int], None] = lamb
 class _ShardWriter:
     """One tar file; its members are placed by hand, so that the index knows where each begins."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        self._file: BinaryIO = path.open("xb")
+    def __init__(self, file: BinaryIO, number: int) -> None:
+        self._file = file
         self._number = number
 
     @property
@@ -159,7 +175,7 @@ def _check_shard(path: Path) -> None:
             for member in archive:
                 if not member.isreg() or not _MEMBER.fullmatch(member.name):
                     raise StoreError(f"{path}: {member.name!r} is not a member of a pack's shard; nothing was imported")
-                if member.size > _MEMBER_NBYTES:
+                if member.size > MAX_ENTRY:
                     raise StoreError(f"{path}: {member.name} claims {member.size} bytes; nothing was imported")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise StoreError(f"{path} cannot be read as a shard: {error}; nothing was imported") from error

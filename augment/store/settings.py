@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "store.json"
 FORMAT = 1
+_UNFINISHED = re.compile(r"\.lock|store\.json\.[0-9a-f]+\.tmp")  # of a cache whose creation was interrupted
 FOLDERS = ("entries", "recipes", "pools", "misses")
 
 
@@ -53,7 +55,7 @@ def load_or_create(folder: Path, size_limit: float | None, codec: str | None, qu
             raise StoreError(f"{inner} is a link or a file where a cache has a folder: remove it")
     before = read(path)
     if before is None:
-        others = [other.name for other in folder.iterdir() if other.name != ".lock"]
+        others = [other.name for other in folder.iterdir() if not _UNFINISHED.fullmatch(other.name)]
         if others and "entries" not in others:
             raise StoreError(f"{folder} is not empty and not a cache: name another folder")
         if others:

@@ -24,6 +24,8 @@ COUNT = 8
 DATABASE = "cache.db"
 
 _MIN_FILE_SIZE = 2**15  # smaller values are kept in the database (diskcache's default)
+# Of a damaged database even the words of an error may be in no encoding.
+_FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 _SECONDS = 60.0  # to wait for another writer
 _PAGE = 1000  # rows per query of a listing
 
@@ -103,6 +105,7 @@ class Shard:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []  # of all threads: a fork must not close any in the child
         self._opened: tuple[int, int] | None = None  # device and inode of the database
+        self._pid = os.getpid()
 
     def get(self, name: str) -> bytes | memoryview | None:
         """A value, or None. Raises CorruptEntry for one that must not be read."""
@@ -112,7 +115,7 @@ class Shard:
                 .execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (name,))
                 .fetchone()
             )
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
         return None if row is None else self._disk.fetch(row[0], row[1], row[2], False)
 
@@ -160,7 +163,7 @@ class Shard:
         while True:
             try:
                 page = self._connection().execute(_LISTING, (last, _PAGE)).fetchall()
-            except sqlite3.DatabaseError as error:
+            except _FAULTS as error:
                 raise self._told(error) from error
             if not page:
                 return
@@ -177,7 +180,7 @@ class Shard:
         total = sum(os.stat(path).st_size for path in self._files()[:2] if os.path.lexists(path))
         try:
             found = self._connection().execute("SELECT value FROM Settings WHERE key = 'size'").fetchone()
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
         return total + (found[0] if found and isinstance(found[0], int) else 0)
 
@@ -189,7 +192,7 @@ class Shard:
         """Raise DamagedShardError if a page of the database is not in order; `thorough` checks the indexes too."""
         try:
             found = self._connection().execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchall()
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
         if found != [("ok",)]:
             raise DamagedShardError(self, "; ".join(str(row[0]) for row in found))
@@ -233,6 +236,13 @@ class Shard:
         if own is not None:
             own.close()
 
+    def __del__(self) -> None:
+        # A sqlite3.Connection refers to itself: without this its files stay open until the garbage collector runs. No
+        # thread uses one any more, since it would hold this shard.
+        if self._pid == os.getpid():
+            for connection in self._connections:
+                connection.close()
+
     def create(self) -> None:
         """Make an empty database, whole or not at all. The caller holds the cache's lock."""
         path = self.folder / DATABASE
@@ -266,7 +276,7 @@ class Shard:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-        except sqlite3.DatabaseError as error:
+        except _FAULTS as error:
             raise self._told(error) from error
 
     def _connection(self) -> sqlite3.Connection:
@@ -275,7 +285,7 @@ class Shard:
             self._check_files()
             try:
                 connection = self._connect()
-            except sqlite3.DatabaseError as error:
+            except _FAULTS as error:
                 raise self._told(error) from error
             self._local.connection = connection
             self._connections.append(connection)
@@ -320,7 +330,7 @@ class Shard:
     def _files(self) -> list[str]:
         return [f"{self.folder / DATABASE}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")]
 
-    def _told(self, error: sqlite3.DatabaseError) -> Exception:
+    def _told(self, error: Exception) -> Exception:
         """DamagedShardError for a damaged database; the error itself for a full disk, a missing right, a busy one."""
         environment = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.NotSupportedError)
         decoding = "decode" in str(error)

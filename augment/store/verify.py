@@ -14,7 +14,7 @@ from augment.errors import CorruptEntry, StoreError
 from augment.store.cache import Cache
 from augment.store.entries import Entry
 from augment.store.eviction import parts_of
-from augment.store.files import read_text
+from augment.store.files import half_written, read_text
 from augment.store.paths import PathIndex
 from augment.store.pool import PoolIndex
 from augment.store.records import Record
@@ -99,6 +99,8 @@ def _files(cache: Cache, found: Verified) -> Iterator[tuple[Path, str]]:
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and _OURS.fullmatch(path.name):
             yield path, "it is a link"
+    for path in half_written(folder):
+        yield path, "it is half written"
     for path in _inside(folder / "entries"):
         if path.name not in {f"{number:03d}" for number in range(COUNT)}:
             yield path, "it is no shard" if "damaged" not in path.name else "a damaged shard, set aside"

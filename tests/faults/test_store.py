@@ -1,5 +1,6 @@
 """A cache whose files are damaged or planted: a miss that is said, never a crash, a hang or wrong pixels."""
 
+import gc
 import os
 import random
 import shutil
@@ -253,6 +254,52 @@ def test_files_that_no_entry_has_are_removed_by_mending(whole, tmp_path):
     assert not orphan.exists()
     assert verify(Cache(folder)).wrong == []
     assert read(folder, whole[1]) == len(whole[1])
+
+
+@pytest.mark.parametrize("word", [b"CREATE TABLE Cache", b"INTEGER PRIMARY", b"UPDATE Settings", b"ON Cache(key"])
+def test_a_schema_in_no_encoding_is_a_damaged_shard(whole, tmp_path, word):
+    folder = copy(whole[0], tmp_path / "cache")
+    for path in folder.rglob("cache.db"):
+        data = bytearray(path.read_bytes())
+        data[data.index(word)] = 0xED
+        path.write_bytes(data)
+    assert read(folder, whole[1]) == 0
+    check_repair(folder, whole[1])
+
+
+def test_a_cache_that_is_dropped_closes_its_files_at_once(whole, tmp_path):
+    folder = copy(whole[0], tmp_path / "cache")
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(3):
+            assert read(folder, whole[1]) == len(whole[1])
+        assert len(os.listdir("/dev/fd")) <= before
+    finally:
+        gc.enable()
+
+
+def test_files_that_a_killed_process_did_not_finish_are_removed_by_mending(whole, tmp_path):
+    folder = copy(whole[0], tmp_path / "cache")
+    left = [folder / name for name in ("store.json.0123456789abcdef.tmp", "pools/f2.index.0123456789abcdef.tmp")]
+    for path in left:
+        path.write_bytes(b"half")
+    Cache(folder).mend()
+    assert all(path.exists() for path in left), "another process may be writing them"
+    for path in left:
+        os.utime(path, (0, 0))
+    assert len(verify(Cache(folder)).wrong) == 2
+    Cache(folder).mend()
+    assert verify(Cache(folder)).wrong == []
+    assert read(folder, whole[1]) == len(whole[1])
+
+
+def test_a_folder_whose_cache_was_never_finished_becomes_one(tmp_path):
+    (tmp_path / "store.json.0123456789abcdef.tmp").write_bytes(b"{")
+    (tmp_path / ".lock").touch()
+    Cache(tmp_path).put("a", b"1", {})
+    assert bytes(Cache(tmp_path).get("a")) == b"1"
 
 
 def test_a_folder_that_lost_its_settings_is_still_a_cache(whole, tmp_path):

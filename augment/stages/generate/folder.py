@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from augment.artifacts import Image
 from augment.errors import UnavailableError
+from augment.files import check_file
 from augment.imaging.fit import cover
 from augment.keys import to_rgb
 from augment.stages.generate import Generator
@@ -71,7 +72,7 @@ class Folder(Generator):
             raise UnavailableError(
                 f"generate.folder: {self.folder!r} holds no photograph ({', '.join(sorted(SUFFIXES))})"
             )
-        hashes = [xxhash.xxh3_64_intdigest(name.encode()) for name in names]
+        hashes = [xxhash.xxh3_64_intdigest(os.fsencode(name)) for name in names]
         return [root / name for name in names], np.array(hashes, np.uint64)
 
     @cached_property
@@ -114,6 +115,7 @@ def _read(path: Path, side: int) -> Image:
     of the time goes into decoding 24 megapixels for a plate of 512 pixels. Pillow, because OpenCV fills the missing
     part of a truncated file with gray and says nothing.
     """
+    check_file(path)
     with PIL.Image.open(path) as image:
         image.draft("RGB", (side, side))
         return to_rgb(PIL.ImageOps.exif_transpose(image))

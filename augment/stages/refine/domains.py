@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from augment.errors import RecipeError, UnavailableError
+from augment.files import check_file
 from augment.imaging.light import LIGHTS, Grade, Light, find_lights
 
 PHOTOGRAPH = "photograph"  # what a picture is of which nothing else is known
@@ -102,7 +103,9 @@ def load(path: str | None = None) -> Table:
 def read(path: str) -> str:
     """The text of a file of the user's. Raises UnavailableError."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        file = Path(path).expanduser()
+        check_file(file)
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise UnavailableError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
