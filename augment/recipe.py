@@ -95,14 +95,17 @@ class Recipe:
         """The kind whose backgrounds are the ones to use: the last that makes some."""
         return [stage.kind for stage in self.stages.values() if stage.kind.makes is BACKGROUND][-1]
 
-    def fingerprints(self) -> dict[str, str]:
+    def fingerprints(self, instead: Mapping[str, str] | None = None) -> dict[str, str]:
         """For each kind, a hash (16 hex digits) of its stage's settings and of every stage whose artifacts it is given.
 
-        Only settings that differ from their default count. Those of the judges count for what they judge.
+        Only settings that differ from their default count. Those of the judges count for what they judge. `instead`
+        says of kinds what is given in place of what their stages would make.
         """
-        found: dict[str, str] = {}
+        found = dict(instead or {})
         judged = [_identity(stage) for stage in self.judges.values()]
         for kind, stage in self.makers.items():
+            if kind in found:
+                continue
             needed = [need.name for need in given_by_kind(type(stage)).values() if isinstance(need, Kind)]
             identity = [_identity(stage), *(judged if stage.kind.drawn else []), *(found[name] for name in needed)]
             found[kind] = xxhash.xxh3_64_hexdigest(json.dumps(identity, sort_keys=True).encode())
