@@ -14,7 +14,7 @@ from augment.keys import scene_key
 from augment.prewarming.plan import Plan
 from augment.prewarming.report import Report
 from augment.prewarming.source import Source
-from augment.prewarming.trial import TRIES, spread
+from augment.prewarming.trial import TRIES
 from augment.recipe import Recipe
 from augment.stages.base import GROUP, SEED, VARIANT, Item, Kind, Stage, digest, given_by_kind
 from augment.stages.calling import Work
@@ -129,11 +129,13 @@ class ScenePlan(Plan):
             and (kind is self.chain.final or not self._has(kind, work))
         ]
         self.report.stages[kind.name].found = len(self.wanted_works) - len(missing)
-        return self._until_full(kind, spread(missing)), len(missing)
+        return self._until_full(kind, missing), len(missing)
 
     def note(self, kind: Kind[Any], outcome: Outcome) -> int:
         """Record the outcome of a batch; what the cache has no room for has not failed."""
         done = outcome.computed + len(outcome.failed)
+        if self._limited.is_full:
+            self._limited.given_up.update(work for work, _ in outcome.failed)
         outcome.failed = [one for one in outcome.failed if one[0] not in self._limited.given_up]
         super().note(kind, outcome)
         return done
@@ -144,6 +146,8 @@ class ScenePlan(Plan):
         self.report.complete = len(made)
         self.report.unfit = len(self._limited.given_up.difference(made))
         fingerprint = self.chain.fingerprints[self.chain.final.name]
+        if self._limited.given_up:
+            self.chain.cache.checkpoint()
         if made:
             self.chain.cache.add_scenes(SceneName(fingerprint, work.item.key, work.variant or 0) for work in made)
         return self.report
@@ -181,6 +185,11 @@ class _Room:
     ) -> None:
         self.given_up: set[Work] = set()
         self._last, self._names, self._is_made = list(works), names, is_made
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every scene that is not made has been given up."""
+        return not self._last
 
     def keeps(self, fingerprint: str, key: str) -> bool:
         return True

@@ -18,6 +18,7 @@ from augment.prewarming.local import run
 from augment.prewarming.report import Report
 from augment.prewarming.scene_plan import SceneChain, ScenePlan
 from augment.recipe import Recipe, as_recipe
+from augment.stages.base import GROUP, given_by_kind
 from augment.stages.calling import Work
 from augment.stages.enrich import Enricher
 from augment.store.cache import Cache
@@ -67,7 +68,7 @@ def scenes(
         raise InputError(f"size: {size} is not a height and a width of {_SIDES[0]} to {_SIDES[-1]} pixels")
     if cache is None and output is None:
         raise InputError("scenes: name a cache that they join (--cache), a folder for pictures (-o), or both")
-    settled = _settled(as_recipe(recipe), depth, output is not None)
+    settled = _without_classes(_settled(as_recipe(recipe), depth, output is not None), remarks)
     folder = None if output is None else _writable(Path(output).expanduser())
     if cache is None:
         assert folder is not None
@@ -135,6 +136,17 @@ def _settled(recipe: Recipe, depth: int | None, keep_steps: bool) -> Recipe:
         recipe = recipe.changed({f"{kind}.depth": depth})
     kept = [kind for kind, stage in recipe.makers.items() if hasattr(stage, "keep_steps")]
     return recipe.changed({f"{kind}.keep_steps": keep_steps for kind in kept})
+
+
+def _without_classes(recipe: Recipe, remarks: list[str]) -> Recipe:
+    """The recipe without guards that look for the class of an item: a scene has none. Adds a remark on each."""
+    idle = [
+        kind
+        for kind, judge in recipe.judges.items()
+        if judge.group is None and GROUP in given_by_kind(type(judge)).values()
+    ]
+    remarks += [f"{kind} is not used: scenes have no class of their own; name one as {kind}.group" for kind in idle]
+    return recipe.changed(dict.fromkeys(idle))
 
 
 def _writable(folder: Path) -> Path:
