@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     from augment.errors import AugmentError as AugmentError
     from augment.prewarming import prewarm as prewarm
+    from augment.prewarming.scenes import scenes as scenes
     from augment.recipe import Recipe as Recipe
     from augment.sampling.placement import Placement as Placement
     from augment.sampling.schedules import Cosine as Cosine
@@ -28,6 +29,7 @@ _PUBLIC = {
     "Source": "augment.sampling.sources",
     "open_store": "augment.store.open",
     "prewarm": "augment.prewarming",
+    "scenes": "augment.prewarming.scenes",
 }
 
 __all__ = [*_PUBLIC]

@@ -88,7 +88,7 @@ class Chain:
     def inputs(self, item: Item) -> dict[str, str]:
         """For each kind, a digest of what its stage, and those whose artifacts it is given, read of the item."""
         assert item.reads is not None
-        found: dict[str, str] = {}
+        found = self._inputs_given(item)
         for kind in self.kinds:
             needed = [found[need.name] for need in self._given(kind).values() if isinstance(need, Kind)]
             found[kind.name] = _joined(item.reads[kind.name], needed)
@@ -199,6 +199,11 @@ class Chain:
 
     def _reads(self, kind: Kind[Any], item: Item) -> str:
         return self.recipe.stages[kind.name].reads(replace(item, group=self._group(item)))
+
+    def _inputs_given(self, item: Item) -> dict[str, str]:
+        """What `inputs` knows before the first kind: of kinds that this chain does not run, whose artifacts it has from
+        elsewhere."""
+        return {}
 
     def _group(self, item: Item) -> str | None:
         """The item's group, or the one that its recipe's judges have for items without one."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,12 +132,11 @@ def prewarm(
 
     Example: `augment prewarm photos --cache photos-cache --variants 4`
     """
-    from augment.prewarming import Ended, Interrupted
     from augment.prewarming import prewarm as run
     from augment.store.cache import Cache
     from augment.store.settings import parse_size
 
-    try:
+    with _stopping(report_file):
         report = run(
             images,
             Cache(cache, size_limit=None if size_limit is None else parse_size(size_limit)),
@@ -148,15 +149,6 @@ def prewarm(
             window=window,
             batch_timeout=batch_timeout,
         )
-    except Interrupted as interrupted:
-        out.print(str(interrupted.report), markup=False)
-        out.print("Interrupted. Finished work is kept; run the same command again to continue.")
-        raise typer.Exit(130) from None
-    except Ended as ended:
-        out.print(str(ended.report), markup=False)
-        if report_file is not None:
-            ended.report.save(report_file)
-        raise
     out.print(str(report), markup=False)
     if report_file is not None:
         report.save(report_file)
@@ -164,6 +156,41 @@ def prewarm(
         from augment.commands.sheet import write_sheet
 
         out.print(f"{write_sheet(cache, sheet)} rows: {sheet}", markup=False)
+    if report.failures or report.unfit or not report.complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def scenes(
+    prompts: Annotated[str, typer.Argument(help="A prompt, or a text file with one prompt a line.")],
+    cache: Annotated[Path | None, typer.Option("--cache", help="The cache that the scenes join.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for pictures of every step.")] = None,
+    recipe: RecipeOption = "webui",
+    settings: SetOption = None,
+    count: Annotated[
+        int | None, typer.Option("-n", min=1, help="Number of scenes in all; one for each prompt by default.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Rounds of repainting; the recipe's by default, 0 for none.")
+    ] = None,
+    size: Annotated[tuple[int, int], typer.Option(metavar="WIDTH HEIGHT", help="In pixels.")] = (512, 512),
+) -> None:
+    """Make backgrounds from prompts alone, which serve every image of a cache. It can be stopped and run again.
+
+    Example: `augment scenes "full body, city background, walking" -o city --recipe webui`
+    """
+    from augment.prewarming.scenes import scenes as run
+
+    width, height = size
+    with _stopping():
+        report = run(
+            *(prompts, cache, _recipe(recipe, settings)),
+            output=output,
+            count=count,
+            depth=depth,
+            size=(height, width),
+        )
+    out.print(str(report), markup=False)
     if report.failures or report.unfit or not report.complete:
         raise typer.Exit(1)
 
@@ -407,6 +434,24 @@ def import_(
     from augment.commands.transfer import import_ as run
 
     out.print(run(url, cache), markup=False)
+
+
+@contextmanager
+def _stopping(report_file: Path | None = None) -> Iterator[None]:
+    """Around a run: if it is interrupted or cannot go on, print what was done, and save the report."""
+    from augment.prewarming import Ended, Interrupted
+
+    try:
+        yield
+    except Interrupted as interrupted:
+        out.print(str(interrupted.report), markup=False)
+        out.print("Interrupted. Finished work is kept; run the same command again to continue.")
+        raise typer.Exit(130) from None
+    except Ended as ended:
+        out.print(str(ended.report), markup=False)
+        if report_file is not None:
+            ended.report.save(report_file)
+        raise
 
 
 def _recipe(name: str, settings: list[str] | None) -> Recipe:

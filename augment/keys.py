@@ -71,6 +71,14 @@ def image_key(image: Any) -> str:
     return digest.hexdigest()
 
 
+def scene_key(prompt: str) -> str:
+    """xxh3-128 of a prompt, as 32 hex digits: the key of the scenes that are made from it.
+
+    It is no image's key: an image that begins with the same bytes would have 10⁹ rows.
+    """
+    return xxhash.xxh3_128_hexdigest(b"scene:" + prompt.encode())
+
+
 def _windowed_any(image: Any, window: Window) -> Any:
     """An array or tensor of more than 8 bits as uint8."""
     if isinstance(image, torch.Tensor):

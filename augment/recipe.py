@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -88,7 +88,7 @@ class Recipe:
         """Every stage and the stages inside them, by the name of their table: "enrich.detector"."""
         found = dict(self.stages)
         for kind, stage in self.stages.items():
-            found |= {f"{kind}.{name}": getattr(stage, name) for name in stage.substages}
+            found |= {f"{kind}.{name}": inner for name, inner in stage.inner_stages().items()}
         return found
 
     @property
@@ -96,14 +96,17 @@ class Recipe:
         """The kind whose backgrounds are the ones to use: the last that makes some."""
         return [stage.kind for stage in self.stages.values() if stage.kind.makes is BACKGROUND][-1]
 
-    def fingerprints(self) -> dict[str, str]:
+    def fingerprints(self, instead: Mapping[str, str] | None = None) -> dict[str, str]:
         """For each kind, a hash (16 hex digits) of its stage's settings and of every stage whose artifacts it is given.
 
-        Only settings that differ from their default count. Those of the judges count for what they judge.
+        Only settings that differ from their default count. Those of the judges count for what they judge. `instead`
+        says of kinds what is given in place of what their stages would make.
         """
-        found: dict[str, str] = {}
+        found = dict(instead or {})
         judged = [_identity(stage) for stage in self.judges.values()]
         for kind, stage in self.makers.items():
+            if kind in found:
+                continue
             needed = [need.name for need in given_by_kind(type(stage)).values() if isinstance(need, Kind)]
             identity = [_identity(stage), *(judged if stage.kind.drawn else []), *(found[name] for name in needed)]
             found[kind] = xxhash.xxh3_64_hexdigest(json.dumps(identity, sort_keys=True).encode())
@@ -217,8 +220,8 @@ def parse_value(text: str) -> Any:
 
 
 def to_table(stage: Stage) -> dict[str, Any]:
-    """A stage as a recipe's table, with a table inside for each stage inside."""
-    inner = {name: to_table(getattr(stage, name)) for name in stage.substages}
+    """A stage as a recipe's table, with a table inside for each stage inside, or an array of tables for several."""
+    inner = {name: _each(getattr(stage, name), to_table) for name in stage.substages}
     return {"backend": stage.backend} | _plain(stage) | inner
 
 
@@ -248,6 +251,11 @@ def _check_stage(recipe: str, kind: str, stage: Stage) -> None:
     if not isinstance(getattr(stage, "backend", None), str):
         raise RecipeError(f"recipe {recipe!r}: {kind}: {type(stage).__name__} has no `backend`, its name in recipes")
     _build(recipe, kind, type(stage), to_settings(stage), type(stage))
+
+
+def _each(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """What becomes of a stage, or a list of what becomes of each stage in a tuple."""
+    return [convert(one) for one in value] if isinstance(value, tuple) else convert(value)
 
 
 def to_settings(stage: Stage) -> dict[str, Any]:
@@ -300,12 +308,12 @@ def _build(
     settings = {name: value for name, value in table.items() if name != "backend"}
     for name, inner_base in chosen.substages.items():
         inner = settings.get(name)
-        if isinstance(inner, Stage):  # built in Python, and not checked yet
-            if not isinstance(inner, inner_base):
-                raise RecipeError(f"recipe {recipe!r}: {path}.{name}: {inner!r} is not a {inner_base.__name__}")
-            settings[name] = _build(recipe, f"{path}.{name}", inner_base, to_settings(inner), type(inner))
-        elif isinstance(inner, Mapping):
-            settings[name] = _build(recipe, f"{path}.{name}", inner_base, inner)
+        if isinstance(inner, tuple | list) and inner:
+            settings[name] = tuple(
+                _build_inner(recipe, f"{path}.{name}.{n}", inner_base, one) for n, one in enumerate(inner)
+            )
+        elif inner is not None:
+            settings[name] = _build_inner(recipe, f"{path}.{name}", inner_base, inner)
     try:
         return _adapter(chosen).validate_python(settings)
     except ValidationError as error:
@@ -316,6 +324,15 @@ def _build(
         raise RecipeError(
             f"recipe {recipe!r}: {field}: {first['msg'].lower()} (got {first['input']!r}){hint}"
         ) from error
+
+
+def _build_inner(recipe: str, path: str, base: type[Stage], inner: Any) -> Stage:
+    """A stage inside a stage, from its table or as it was built in Python."""
+    if isinstance(inner, Mapping):
+        return _build(recipe, path, base, inner)
+    if not isinstance(inner, base):
+        raise RecipeError(f"recipe {recipe!r}: {path}: {inner!r} is not a {base.__name__}, nor its table")
+    return _build(recipe, path, base, to_settings(inner), type(inner))
 
 
 @cache
@@ -334,5 +351,5 @@ def _plain(stage: Stage, defaults: bool = True) -> dict[str, Any]:
 def _identity(stage: Stage) -> list[Any]:
     """Everything that decides what comes out of a stage: backend, version, and settings that are not the default."""
     settings = {k: v for k, v in _plain(stage, defaults=False).items() if k not in stage.execution_only}
-    inner = {name: _identity(getattr(stage, name)) for name in stage.substages}
+    inner = {name: _each(getattr(stage, name), _identity) for name in stage.substages}
     return [stage.backend, stage.version, settings | inner]

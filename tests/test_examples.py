@@ -1,5 +1,6 @@
 """The examples run as they are."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -84,9 +85,13 @@ def test_contextual_runs_the_prototypes_prompt_against_what_is_configured(tmp_pa
         monkeypatch.setattr(sys, "argv", ["contextual.py", *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / "contextual.py"), run_name="__main__")
         assert server.of("txt2img")[0]["prompt"] == "full body, city background, walking"
-    assert "round 2, car: car, a parked yellow taxi (llm)" in capsys.readouterr().out
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written >= {"0-generated.png", "1-person.png", "1-car.png", "2-person.png", "2-car.png", "trace.json"}
+    assert capsys.readouterr().out.startswith("1 scenes: 1 complete")
+    (scene,) = json.loads((tmp_path / "out" / "trace.json").read_text())["scenes"]
+    assert {(step["round"], step["prompt"], step["origin"]) for step in scene["enrich"]["steps"]} >= {
+        (2, "car, a parked yellow taxi", "llm")
+    }
+    written = {path.name for path in (tmp_path / "out" / scene["picture"].removesuffix(".png")).iterdir()}
+    assert written == {"0-generate.png", "1-person.png", "1-car.png", "2-person.png", "2-car.png"}
 
 
 def test_huggingface_datasets_replaces_in_workers(tmp_path):

@@ -69,12 +69,11 @@ def run(plan: Plan, shown: bool, batch_timeout: float | None = None) -> Report:
 
 
 def _run_kind(plan: Plan, kind: Kind[Any], stopped: threading.Event, shown: bool, batch_timeout: float | None) -> None:
-    first = kind is plan.chain.kinds[0]
     advances: list[Callable[[int], None]] = []
     works, total = plan.works(kind, lambda count: advances[0](count))
     with bar(kind.name, total, shown) as progress:
         advances.append(progress.advance)
-        _compute(plan, kind, works, stopped, (lambda _: None) if first else progress.advance, batch_timeout)
+        _compute(plan, kind, works, stopped, (lambda _: None) if plan.scans(kind) else progress.advance, batch_timeout)
 
 
 def _compute(

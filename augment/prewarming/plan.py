@@ -83,13 +83,17 @@ class Plan:
             self.chain.call(kind).unload()
             report.seconds = time.perf_counter() - started
 
+    def scans(self, kind: Kind[Any]) -> bool:
+        """Whether the works of that kind come from the pass over all files, which calls `advance` itself."""
+        return kind is self.chain.kinds[0]
+
     def works(self, kind: Kind[Any], advance: Callable[[int], None]) -> tuple[Iterator[Work], int]:
         """The works that lack this kind's artifact, and the number of steps of `advance` that they take.
 
         The first kind runs during the one pass over all files, because every image's key is needed to know what is
         missing. It calls `advance` itself, once per entry of the source.
         """
-        if kind is self.chain.kinds[0]:
+        if self.scans(kind):
             return self._scan(kind, advance), len(self.source)
         trial = self._trials[kind.name]
         missing = self._missing(kind)

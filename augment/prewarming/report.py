@@ -52,9 +52,11 @@ class Report:
     those that have all their variants, `unusable` those whose matte must not be used, by reason; `refused` names them.
     `failures` lists everything that went wrong. `passed_over` counts files that are no images, by extension;
     `duplicates` are pictures that were found in two groups; `notes` count what is odd about images, `remarks`
-    are sentences about the whole run.
+    are sentences about the whole run. `what` is the word for what `images` counts: "scenes" if they were made from
+    prompts.
     """
 
+    what: str = "images"
     images: int = 0
     complete: int = 0
     unfit: int = 0  # left out because the cache's size limit is too low
@@ -78,10 +80,10 @@ class Report:
         return sum(stage.nbytes for stage in self.stages.values())
 
     def __str__(self) -> str:
-        unusable = sum(self.unusable.values())
+        mattes = f"{sum(self.unusable.values())} with an unusable matte, " if self.what == "images" else ""
         lines = [
-            f"{self.images} images: {self.complete} complete, {unusable} with an unusable matte, "
-            f"{len(self.failures)} failures; {self.nbytes / 1e6:.1f} MB written in {self.seconds:.1f} s"
+            f"{self.images} {self.what}: {self.complete} complete, {mattes}{len(self.failures)} failures; "
+            f"{self.nbytes / 1e6:.1f} MB written in {self.seconds:.1f} s"
         ]
         for kind, stage in self.stages.items():
             rejected = "".join(f", {count} rejected as {reason}" for reason, count in stage.rejected.items())
@@ -96,8 +98,8 @@ class Report:
         ]
         if self.unfit:
             lines.append(
-                f"  unfit     {self.unfit:>6} do not fit within the cache's size limit: raise it (`--size-limit`), or "
-                "lower the variants"
+                f"  unfit     {self.unfit:>6} do not fit within the cache's size limit: raise it (`augment prewarm "
+                f"--size-limit`), or ask for fewer {'variants' if self.what == 'images' else self.what}"
             )
         lines += [f"  unusable  {count:>6} {reason}" for reason, count in self.unusable.most_common()]
         lines += [f"            {failure.source}: {failure.reason}" for failure in self.refused[:_NAMED]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from augment.chain import Chain
 from augment.errors import InputError
-from augment.store.eviction import Image, parts_of
+from augment.store.eviction import Image, is_scene, parts_of
 from augment.store.files import read_text, write_atomically
 from augment.store.reader import step_name
 from augment.store.shard import COUNT
@@ -61,11 +61,13 @@ class Room:
         if len(paths) < len(names) and cache.nbytes() > self.limit / 2:
             self._known |= keys()  # a Dataset's images have no paths; soon it matters which of the cache are among them
         images: dict[str, Image] = {}
-        evictable = 0
+        evictable = scenes = 0
         for row in cache.rows():
             _, fingerprint, key = parts_of(row.name)
             if self.keeps(fingerprint, key):
                 images.setdefault(key, Image()).add(row)
+            elif is_scene(row.name):
+                scenes += row.nbytes
             else:
                 evictable += row.nbytes
         sizes = [images[key].nbytes for key, entry in pool.items() if key in images and entry.variants >= self.variants]
@@ -74,7 +76,7 @@ class Room:
         self._there = set(images)
         self._too_little = self._free_when_full()
         self._needed = sum(sizes) / len(sizes) if sizes else 0.0
-        fit = int(max(0.0, self.limit - _EMPTY) / self._needed) if sizes else len(names)
+        fit = int(max(0.0, self.limit - _EMPTY - scenes) / self._needed) if sizes else len(names)
         if fit < len(names):
             logger.warning(
                 "%s: about %d of these %d images will fit in its size limit of %.1f MB: raise it or lower the variants",

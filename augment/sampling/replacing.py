@@ -52,9 +52,9 @@ class Replacing:
             store: an `augment.Cache`, what `augment.open_store` returns, or a path.
             p: probability that a sample's background is replaced, or a function from the epoch to it, such as
                 `augment.Linear`; then call `set_epoch` before each epoch.
-            source: where backgrounds come from: "pool" (those of all images, its own among them), "own", "pool:same",
-                "pool:other", any of these with "plates:" before it, a mapping of weights over them, or an
-                `augment.Source`, which explains them all.
+            source: where backgrounds come from: "pool" (those of all images, its own among them, and scenes), "own",
+                "pool:same", "pool:other", "scenes", any of these but the last with "plates:" before it, a mapping of
+                weights over them, or an `augment.Source`, which explains them all.
             on_miss: what to do with an image that the store lacks: "keep" it, "compute" what is missing in this
                 process, "raise" a MissError, or, if only its background is missing, take one from the "pool".
             placement: how the object may be moved, an `augment.Placement`; None keeps it in place. The object also

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import cv2
 import numpy as np
 
-from augment.artifacts import BACKGROUND, MATTE, Artifact, Image, Matte
-from augment.errors import MissError
+from augment.artifacts import BACKGROUND, MATTE, PLATE, SCENE, Artifact, Image, Matte
+from augment.errors import MissError, StoreError
 from augment.imaging.composite import Blend, Layer, lay, object_layer
 from augment.imaging.fit import cover
 from augment.keys import image_key
@@ -29,6 +29,7 @@ from augment.sampling.watch import HIT, UNMOVED, Watch
 from augment.store.pool import Pool, Relation
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
+from augment.store.scenes import SceneIndex
 
 if TYPE_CHECKING:
     from augment.sampling.compute import OnTheFly
@@ -154,9 +155,16 @@ class Sampler:
         self._reader = Reader(store, record)
         needs_pool = source.draws_from_others or on_miss == "pool"
         self._pool = Pool(store.pool(record), source.max_coverage) if needs_pool else None
+        self._scenes = (store.scenes() or None) if source.draws_scenes or on_miss == "pool" else None
+        if source.needs_scenes and not self._scenes:
+            raise StoreError(
+                f"source={str(source)!r} needs scenes, and {store} has none: make some with `augment scenes PROMPTS "
+                f"--cache {store.location}`"
+            )
         self._set_up_in = 0
         self._warn_of_groups()
-        if self._pool is not None and len(self._pool.index) < 2 and source.draws_from_others and compute is None:
+        others = source.draws_from_others and compute is None and not self._scenes
+        if others and self._pool is not None and len(self._pool.index) < 2:
             logger.warning(
                 "source=%r takes the backgrounds of other images, and %s holds those of %d: prewarm more images, or "
                 "more variants of each",
@@ -338,7 +346,8 @@ class Sampler:
         choice = artifact, relation = self.source.pick(draws.source)
         size = height, width = image.shape[:2]
         found = None if relation is None else self._other(artifact, relation, key, draws, size)
-        own = relation is None or (relation == "any" and found is None)  # its own are among those of any image
+        # Its own are among those of any image.
+        own = relation is None or (relation == "any" and found is None and artifact is not SCENE)
         if own:
             found = self._read(artifact, key, self.record.variants, draws, size)
             if found is None and compute is not None:
@@ -359,14 +368,28 @@ class Sampler:
     def _other(
         self, artifact: Artifact[Image], relation: Relation, key: str, draws: Draws, size: tuple[int, int]
     ) -> _Found | None:
-        """The background or plate of another image."""
-        if self._pool is None:
+        """The background or plate of another image, or a scene."""
+        uniform, pool = draws.image, None if artifact is SCENE else self._pool
+        if self._scenes and relation == "any" and artifact is not PLATE:
+            share = len(self._scenes) / (len(self._scenes) + (0 if pool is None else len(pool)))
+            if uniform >= share:
+                uniform = (uniform - share) / (1 - share)
+            elif (scene := self._scene(self._scenes, uniform / share, size)) is not None:
+                return scene
+        if pool is None:
             return None
         group = None if relation == "any" else self._reader.group(key)
-        for other, variants in self._pool.draw(relation, group, draws.image):
+        for other, variants in pool.draw(relation, group, uniform):
             found = self._read(artifact, other, variants, draws, size)
             if found is not None:
                 return found
+        return None
+
+    def _scene(self, scenes: SceneIndex, uniform: float, size: tuple[int, int]) -> _Found | None:
+        for fingerprint, key, variant in scenes.draw(uniform):
+            found = self._reader.get(SCENE, key, variant, fingerprint=fingerprint, at_least=size)
+            if found is not None:
+                return found, key, variant
         return None
 
     def _read(

@@ -1,4 +1,4 @@
-"""Where the backgrounds of a sample come from: its own ones, or those of other images."""
+"""Where the backgrounds of a sample come from: its own ones, those of other images, or scenes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias, get_args
 
-from augment.artifacts import BACKGROUND, PLATE, Artifact, Image
+from augment.artifacts import BACKGROUND, PLATE, SCENE, Artifact, Image
 from augment.errors import InputError
 from augment.sampling.checks import check_range
 from augment.store.pool import Relation
@@ -19,6 +19,7 @@ SourceName: TypeAlias = Literal[
     "pool",
     "pool:same",
     "pool:other",
+    "scenes",
     "plates:own",
     "plates:pool",
     "plates:pool:same",
@@ -29,7 +30,15 @@ SourceName: TypeAlias = Literal[
 Choice: TypeAlias = tuple[Artifact[Image], Relation | None]
 
 _PLATES = "plates:"
-_RELATIONS: dict[str, Relation | None] = {"own": None, "pool": "any", "pool:same": "same", "pool:other": "other"}
+_SCENES = "scenes"
+_ARTIFACTS = {"plates": PLATE, _SCENES: SCENE}  # of names that begin so
+_RELATIONS: dict[str, Relation | None] = {
+    "own": None,
+    "pool": "any",
+    "pool:same": "same",
+    "pool:other": "other",
+    _SCENES: "any",
+}
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,15 @@ class Source:
 
     Args:
         weights: a name, or a mapping of names to weights, of which each sample draws one: "own" is a background
-            generated for this very image, "pool" one generated for any image, "pool:same" and "pool:other" one
-            generated for an image of the same or of another group (images without a group form a group of their own).
-            "plates:" before any of them takes the inpainted plate instead of a generated background: "plates:pool" is
-            what ForAug does (arXiv 2503.09399).
+            generated for this very image, "pool" one generated for any image, or a scene, "pool:same" and "pool:other"
+            one generated for an image of the same or of another group (images without a group form a group of their
+            own). "scenes" is a scene, made by `augment.scenes` from a prompt alone, with any recipe. "pool" draws each
+            scene as often as each image. "pool:same" and "pool:other" draw no scenes, since these belong to no group:
+            `{"pool:other": 1, "scenes": 1}` draws both. "plates:" before any name but "scenes" takes the inpainted
+            plate instead of a generated background: "plates:pool" is what ForAug does (arXiv 2503.09399).
         max_coverage: share, 0 to 1, of an image that its object may fill for its background to serve other images.
             Beyond it, hardly anything of the plate was ever seen (0.8 is ForAug's).
-        flip: probability that the background of another image is mirrored left to right.
+        flip: probability that a scene or the background of another image is mirrored left to right.
 
     Raises InputError, naming what is wrong.
     """
@@ -76,10 +87,20 @@ class Source:
     @property
     def draws_from_others(self) -> bool:
         """Whether any of it needs the backgrounds of other images."""
-        return any(weight and not name.endswith("own") for name, weight in self.table().items())
+        return any(weight and not name.endswith(("own", _SCENES)) for name, weight in self.table().items())
+
+    @property
+    def draws_scenes(self) -> bool:
+        """Whether it draws scenes, if there are any."""
+        return any(weight and name in ("pool", _SCENES) for name, weight in self.table().items())
+
+    @property
+    def needs_scenes(self) -> bool:
+        """Whether a part of it is nothing but scenes."""
+        return bool(self.table().get(_SCENES))
 
     def pick(self, uniform: float) -> Choice:
-        """What the sample takes (BACKGROUND or PLATE) and of which images, by `uniform` in [0, 1)."""
+        """What the sample takes (BACKGROUND, PLATE or SCENE) and of which images, by `uniform` in [0, 1)."""
         choices, ends = self._choices
         return choices[min(bisect_right(ends, uniform * ends[-1]), len(choices) - 1)]
 
@@ -91,7 +112,7 @@ class Source:
         """What there is to take, and the sums of the weights up to each."""
         table = {name: weight for name, weight in self.table().items() if weight}
         choices: list[Choice] = [
-            (PLATE if name.startswith(_PLATES) else BACKGROUND, _RELATIONS[name.removeprefix(_PLATES)])
+            (_ARTIFACTS.get(name.partition(":")[0], BACKGROUND), _RELATIONS[name.removeprefix(_PLATES)])
             for name in table
         ]
         return choices, list(accumulate(table.values()))
@@ -100,6 +121,8 @@ class Source:
 def source_name(choice: Choice) -> str:
     """The name of what a sample takes, as `Source` has it."""
     artifact, relation = choice
+    if artifact is SCENE:
+        return "scenes"
     name = next(name for name, value in _RELATIONS.items() if value == relation)
     return f"{_PLATES}{name}" if artifact is PLATE else name
 

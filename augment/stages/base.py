@@ -106,7 +106,8 @@ class Stage(ABC):
     version: ClassVar[int] = 1  # raised when the same settings give another result, or a default changes
     execution_only: ClassVar[frozenset[str]] = frozenset()  # settings that say how to run, not what to make
     parallel: ClassVar[bool] = False  # plain functions on arrays: may be called from several threads at once
-    substages: ClassVar[Mapping[str, type[Stage]]] = {}  # settings that are stages themselves, with their base classes
+    # Settings that are stages themselves, or tuples of stages, with their base classes.
+    substages: ClassVar[Mapping[str, type[Stage]]] = {}
 
     @abstractmethod
     def __call__(self, *args: Any, **given: Any) -> Sequence[Any]:
@@ -150,13 +151,22 @@ class Stage(ABC):
         device."""
         return "cpu"
 
+    def inner_stages(self) -> dict[str, Stage]:
+        """The stages inside this one by the name of their table in it: "detector", or "detector.0" if there are
+        several."""
+        found: dict[str, Stage] = {}
+        for name in self.substages:
+            value = getattr(self, name)
+            found |= {f"{name}.{n}": one for n, one in enumerate(value)} if isinstance(value, tuple) else {name: value}
+        return found
+
     def unload(self) -> None:
         """Drop whatever was loaded; the next call loads it again."""
         names = {field.name for field in fields(self)}
         for name in [name for name in self.__dict__ if name not in names]:
             del self.__dict__[name]
-        for name in self.substages:
-            getattr(self, name).unload()
+        for stage in self.inner_stages().values():
+            stage.unload()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.settings()

@@ -27,6 +27,7 @@ from augment.store.paths import PATHS_FILE, PathIndex
 from augment.store.pool import MAX_VARIANTS, PoolEntry, PoolIndex
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
+from augment.store.scenes import SCENES_FILE, SceneIndex, SceneName, scenes_among
 from augment.store.settings import FOLDERS, SETTINGS_FILE, load_or_create
 from augment.store.shard import DamagedShardError, Row, Shard, Shards
 
@@ -122,7 +123,8 @@ class Cache(Store):
         checkpoint(self._open())
 
     def mend(self) -> None:
-        """Set damaged shards aside, and remove files that no entry has or that were not finished; says so."""
+        """Set damaged shards aside, remove files that no entry has or that were not finished, and write a damaged index
+        of scenes anew; says what was done."""
         for folder in (self.directory, *(self.directory / name for name in FOLDERS)):
             for path in half_written(folder):
                 path.unlink(missing_ok=True)
@@ -139,6 +141,10 @@ class Cache(Store):
             else:
                 if orphans:
                     logger.warning("%s: removed %d files that no entry has from %s", self, len(orphans), shard.folder)
+        try:
+            SceneIndex.load(self.directory / SCENES_FILE)
+        except CorruptEntry:
+            self.add_scenes(())
 
     def set_shard_aside(self, error: DamagedShardError) -> Path | None:
         """Rename a damaged shard, so that a new one takes its place; None if another process has done so."""
@@ -214,6 +220,20 @@ class Cache(Store):
             PoolIndex.of({key: entry for key, entry in held.items() if key not in dropped}).save(
                 self._pool_path(record)
             )
+
+    def scenes(self) -> SceneIndex:
+        """The scenes, which may serve any image. A damaged index is gathered from the entries, which is said; the next
+        prewarm writes it anew."""
+        try:
+            return SceneIndex.load(self.directory / SCENES_FILE)
+        except CorruptEntry as error:
+            self.report_damage(SCENES_FILE, error)
+            return SceneIndex.of(scenes_among(self.names()))
+
+    def add_scenes(self, scenes: Iterable[SceneName]) -> None:
+        """Put scenes into the index."""
+        with self._updating():
+            SceneIndex.of([*self.scenes(), *scenes]).save(self.directory / SCENES_FILE)
 
     def keys_at(self, path: str) -> list[str]:
         """The keys of the image at `path`: none, one, or two if EXIF turns it."""

@@ -1,4 +1,5 @@
-"""One budget over all shards of a cache: whole images go, never a single entry."""
+"""One budget over all shards of a cache: whole images go, never a single entry. Scenes, which serve every image, go
+last."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from augment.artifacts import CAPTION, MATTE, PLATE, STEP
+from augment.artifacts import CAPTION, MATTE, PLATE, SCENE, STEP
 from augment.errors import CorruptEntry
 from augment.store.shard import Row, Shards
 
@@ -33,23 +34,31 @@ class Keeping(Protocol):
 
 @dataclass
 class Image:
-    """What a cache holds of one image: its entries, their bytes, and when the latest was stored."""
+    """What a cache holds of one image, or of one prompt's scenes: its entries, their bytes, and when the latest was
+    stored."""
 
     names: list[str] = field(default_factory=list)
     nbytes: int = 0
     stored: float = 0.0
+    has_scenes: bool = False
 
     def add(self, row: Row) -> None:
         """Count an entry."""
         self.names.append(row.name)
         self.nbytes += row.nbytes
         self.stored = max(self.stored, row.stored)
+        self.has_scenes |= is_scene(row.name)
 
 
 def parts_of(name: str) -> tuple[str, str, str]:
     """The artifact, fingerprint and key of an entry's name; a name of another form is its own key."""
     parts = name.split("/")
     return (parts[0], parts[1], parts[2]) if len(parts) >= 3 else ("", "", name)
+
+
+def is_scene(name: str) -> bool:
+    """Whether an entry is a scene; a prewarm keeps all of them."""
+    return name.startswith(f"{SCENE.name}/")
 
 
 def used(shards: Shards) -> int:
@@ -76,14 +85,14 @@ def rows(shards: Shards) -> Iterable[Row]:
 
 
 def make_room(shards: Shards, limit: int, own: str, keeping: Keeping | None) -> bool:
-    """Evict images, those stored longest ago first, until the shards take no more than `limit` bytes.
+    """Evict images, those stored longest ago first, then scenes, until the shards take no more than `limit` bytes.
 
     The image with the key `own` stays, and what `keeping` keeps; if nothing else is left, `keeping` gives images up.
     Returns False if that is not enough.
     """
     if used(shards) <= limit or _settled(shards) <= limit:
         return True
-    for image in sorted(_evictable(shards, own, keeping), key=lambda image: image.stored):
+    for image in sorted(_evictable(shards, own, keeping), key=lambda image: (image.has_scenes, image.stored)):
         evict(shards, image.names)
         if _settled(shards) <= limit * _TARGET:
             return True
@@ -106,7 +115,7 @@ def _evictable(shards: Shards, own: str, keeping: Keeping | None) -> Iterable[Im
     images: dict[str, Image] = {}
     for row in rows(shards):
         _, fingerprint, key = parts_of(row.name)
-        if key != own and not (keeping is not None and keeping.keeps(fingerprint, key)):
+        if key != own and not (keeping is not None and (is_scene(row.name) or keeping.keeps(fingerprint, key))):
             images.setdefault(key, Image()).add(row)
     return images.values()
 

@@ -33,6 +33,7 @@ from augment.store.files import open_regular, read_text, write_atomically
 from augment.store.paths import PATHS_FILE, PathIndex
 from augment.store.pool import PoolIndex
 from augment.store.records import Record, Store
+from augment.store.scenes import SCENES_FILE, SceneIndex
 
 INDEX_FILE = "index.bin"
 KIND = "pack"
@@ -50,7 +51,7 @@ _PLACE = np.dtype(
 )
 _NO_VARIANT = 2**32 - 1
 _SHARD = re.compile(r"[a-z]+-[0-9a-f]+-\d{5}\.tar")
-_OTHER = re.compile(r"recipes/[0-9a-f]+\.json|pools/(?:[0-9a-f]+|paths)\.index")
+_OTHER = re.compile(r"recipes/[0-9a-f]+\.json|pools/(?:[0-9a-f]+|paths|scenes)\.index")
 _OPEN = 200  # shards kept open in a process
 MAX_ENTRY = 2**30  # bytes; no artifact is larger
 
@@ -222,6 +223,14 @@ class Pack(Store):
         except CorruptEntry as error:
             self.report_damage(f"pools/{record.background}.index", error)
             return PoolIndex.of({})
+
+    def scenes(self) -> SceneIndex:
+        """The scenes, which may serve any image; none, and said once, if their index is damaged."""
+        try:
+            return SceneIndex.load(self.directory / SCENES_FILE)
+        except CorruptEntry as error:
+            self.report_damage(SCENES_FILE, error)
+            return SceneIndex.of(())
 
     def keys_at(self, path: str) -> list[str]:
         """The keys of the image at `path`: none, one, or two if EXIF turns it."""

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from augment.artifacts import BACKGROUND, CAPTION, MATTE, PLATE, PROMPT
+from augment.artifacts import BACKGROUND, CAPTION, MATTE, PLATE, PROMPT, SCENE
 from augment.errors import InputError, StoreError
 from augment.store.cache import Cache
 from augment.store.entries import entry_name
@@ -22,10 +22,11 @@ from augment.store.files import write_atomically
 from augment.store.pack import FORMAT, INDEX_FILE, KIND, MAX_ENTRY, Pack, PackIndex, Place, note_bytes
 from augment.store.paths import PATHS_FILE, PathIndex
 from augment.store.records import Record
+from augment.store.scenes import SCENES_FILE, SceneIndex, scenes_among
 
 logger = logging.getLogger(__name__)
 
-SELECTABLE = {artifact.name for artifact in (BACKGROUND, MATTE, PLATE, CAPTION, PROMPT)}
+SELECTABLE = {artifact.name for artifact in (BACKGROUND, MATTE, PLATE, CAPTION, PROMPT, SCENE)}
 
 _SHARD_NBYTES = 512 * 2**20
 _MEMBER = re.compile(r"[0-9a-f]{32}(-\d{1,9})?\.(json|[a-z]+\.[a-z0-9]+)")
@@ -46,7 +47,7 @@ def export_pack(cache: Cache, folder: Path, select: set[str] | None = None, shar
     names = sorted(filter(None, map(_split, cache.names())), key=lambda n: (*n[:3], -1 if n[3] is None else n[3]))
     names = [name for name in names if name[0] in wanted]
     records = cache.recipes()
-    if not names or not records:
+    if not names or not (records or any(name[0] == SCENE.name for name in names)):
         raise StoreError(f"{cache} holds nothing to export: fill it with `augment prewarm` first")
     try:
         with ExitStack() as opened:
@@ -86,9 +87,12 @@ def _export(
         write_atomically(folder / "recipes" / f"{record.background}.json", record.to_json().encode())
         (folder / "pools").mkdir(exist_ok=True)
         cache.pool(record).save(folder / "pools" / f"{record.background}.index")
+    scenes = scenes_among(entry_name(*name) for name in places)
+    if scenes:
+        SceneIndex.of(scenes).save(folder / SCENES_FILE)
     PathIndex(folder / PATHS_FILE).merge(cache.directory / PATHS_FILE)
     others = sorted(
-        path.relative_to(folder).as_posix() for part in ("recipes", "pools") for path in (folder / part).iterdir()
+        path.relative_to(folder).as_posix() for part in ("recipes", "pools") for path in (folder / part).glob("*")
     )
     PackIndex.save(folder / INDEX_FILE, shards, others, places)
     write_atomically(folder / "store.json", json.dumps({"format": FORMAT, "kind": KIND}).encode())
@@ -113,6 +117,8 @@ def import_pack(pack: Pack, cache: Cache, progress: Callable[[int], None] = lamb
     for record in pack.recipes():
         cache.add_record(record)
         cache.add_to_pool(record, pack.pool(record).entries())
+    if scenes := list(pack.scenes()):
+        cache.add_scenes(scenes)
     cache.merge_paths(pack.directory / PATHS_FILE)
     return added
 

@@ -164,6 +164,10 @@ class Pool:
         """The groups of its images, None for those that have none."""
         return self.index.groups
 
+    def __len__(self) -> int:
+        """How many images may serve others."""
+        return int(self._bounds[1][-1])
+
     def draw(self, relation: Relation, group: str | None, uniform: float) -> Iterator[tuple[str, int]]:
         """An image's key and its number of variants, drawn by `uniform` in [0, 1); then a few more to fall back on."""
         starts, ends, numbers = self._bounds

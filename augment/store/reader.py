@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from augment.artifacts import BACKGROUND, MATTE, STEP, Artifact, Image
+from augment.artifacts import BACKGROUND, MATTE, SCENE, STEP, Artifact, Image
 from augment.errors import CorruptEntry
 from augment.store.entries import Provenance, entry_name
 from augment.store.records import Record, Store
@@ -107,6 +107,24 @@ class Reader:
 def rejection_name(background: str) -> str:
     """The name of the note that a person has rejected a background: how many tries at it are not to be made again."""
     return f"rejected/{background.partition('/')[2]}"
+
+
+class SceneReader(Reader):
+    """Reads scenes, and the drafts that they are made of, where a `Reader` reads backgrounds.
+
+    `final` is the fingerprint of the stage that makes scenes; what an earlier one makes is kept as a step.
+    """
+
+    def __init__(self, store: Store, record: Record, final: str) -> None:
+        super().__init__(store, record)
+        self.final = final
+
+    def name(
+        self, artifact: Artifact[T], key: str, variant: int | None = None, *, fingerprint: str | None = None
+    ) -> str:
+        """The name that a scene or a draft is stored under."""
+        name = entry_name(SCENE.name, fingerprint or self.final, key, variant)
+        return name if fingerprint in (None, self.final) else step_name(name, "draft")
 
 
 def step_name(background: str, step: str) -> str:

@@ -17,6 +17,7 @@ from augment.artifacts import BACKGROUND
 from augment.errors import CorruptEntry, StoreError
 from augment.store.entries import Entry, Provenance
 from augment.store.pool import MAX_VARIANTS, PoolIndex
+from augment.store.scenes import SceneIndex
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,10 @@ class Store(ABC):
     @abstractmethod
     def pool(self, record: Record) -> PoolIndex:
         """The images whose backgrounds may serve others."""
+
+    @abstractmethod
+    def scenes(self) -> SceneIndex:
+        """The scenes, which may serve any image, whatever recipe made them; empty if there are none."""
 
     @abstractmethod
     def keys_at(self, path: str) -> list[str]:

@@ -18,6 +18,7 @@ from augment.store.files import half_written, read_text
 from augment.store.paths import PathIndex
 from augment.store.pool import PoolIndex
 from augment.store.records import Record
+from augment.store.scenes import SCENES_FILE, SceneIndex, scenes_among
 from augment.store.shard import COUNT, DamagedShardError, Shard
 
 _OURS = re.compile(r"store\.json|\.lock|entries|recipes|pools|misses")
@@ -36,17 +37,19 @@ class Verified:
 def verify(cache: Cache, repair: bool = False) -> Verified:
     """Check checksums and decodability of every entry, the databases, the indexes, the recipes, and every file's place.
 
-    With `repair`, what is wrong is removed: the next prewarm makes it anew. Raises StoreError if the cache cannot be
-    read, or for `repair` written.
+    With `repair`, what is wrong is removed: the next prewarm makes it anew. The index of scenes is made anew at once.
+    Raises StoreError if the cache cannot be read, or for `repair` written.
     """
-    found = Verified()
+    found, folder = Verified(), cache.directory
     try:
         for shard in cache.shards():
             found.wrong += _shard(cache, shard, repair, found)
         for path, problem in _files(cache, found):
-            found.wrong.append(f"{path.relative_to(cache.directory)}: {problem}")
+            found.wrong.append(f"{path.relative_to(folder)}: {problem}")
             if repair:
                 _remove(path)
+                if path == folder / SCENES_FILE:
+                    cache.add_scenes(scenes_among(cache.names()))
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{cache} cannot be checked: {error}") from error
     return found
@@ -122,6 +125,8 @@ def _check(path: Path) -> None:
             raise CorruptEntry("it is the record of another recipe")
     elif where == "pools" and path.name == "paths.index":
         PathIndex(path).keys("")
+    elif where == "pools" and path.name == "scenes.index":
+        SceneIndex.load(path)
     elif where == "pools" and _INDEXES.fullmatch(path.name):
         if path.suffix == ".index":
             PoolIndex.load(path)

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from augment.artifacts import BACKGROUND, MATTE, PLATE, ImageFormat, Matte
+from augment.artifacts import BACKGROUND, MATTE, PLATE, SCENE, ImageFormat, Matte
 from augment.store.entries import Provenance, entry_name
 from augment.store.open import open_store
 from augment.store.pool import PoolEntry
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
+from augment.store.scenes import SceneName
 from augment.testing.pictures import scene
 
 Entries = Mapping[str, tuple[bytes, Provenance]]
@@ -32,8 +33,11 @@ def _key(number: int) -> str:
     return f"{number:032x}"
 
 
+_SCENES = [SceneName("5ce9e" * 3 + "0", _key(7), variant) for variant in range(2)]
+
+
 def _entries() -> Entries:
-    """Mattes, plates and two backgrounds for each of four images; one matte is unusable."""
+    """Mattes, plates and two backgrounds for each of four images, one of whose mattes is unusable, and two scenes."""
     entries: dict[str, tuple[bytes, Provenance]] = {}
     for number in range(4):
         image, alpha = scene(number)
@@ -44,11 +48,16 @@ def _entries() -> Entries:
         for variant in range(2):
             name = entry_name(BACKGROUND.name, "f2", _key(number), variant)
             entries[name] = (BACKGROUND.encode(image, _FORM), {"seed": variant})
+    for one in _SCENES:
+        entries[entry_name(SCENE.name, *one)] = (SCENE.encode(scene(9)[0], _FORM), {"seed": one.variant})
     return entries
 
 
 class StoreTests(ABC):
-    """The tests that every store must pass. `make` fills a store; `damage` corrupts one of its entries on disk."""
+    """The tests that every store must pass. `make` fills a store; `damage` corrupts one of its entries on disk.
+
+    The scenes among the entries belong into the store's index of scenes.
+    """
 
     @abstractmethod
     def make(
@@ -114,6 +123,13 @@ class StoreTests(ABC):
             _key(3): "cup",
         }
 
+    def test_the_scenes_are_drawn_equally_often(self, store: Store) -> None:
+        scenes = pickle.loads(pickle.dumps(store.scenes()))
+        assert list(scenes) == _SCENES
+        assert [next(scenes.draw(uniform)) for uniform in (0, 0.49, 0.5, 0.99)] == [_SCENES[n] for n in (0, 0, 1, 1)]
+        for fingerprint, key, variant in scenes:
+            assert Reader(store, _RECORD).get(SCENE, key, variant, fingerprint=fingerprint) is not None
+
     def test_paths_lead_to_keys(self, store: Store) -> None:
         assert store.keys_at("/images/1.png") == [_key(1)]
         assert store.keys_at("/images/2.png") == []
@@ -131,12 +147,15 @@ class StoreTests(ABC):
         with get_context(method).Pool(2) as pool:
             assert pool.map(_use, [store] * 4) == [_use(store)] * 4
 
-    @pytest.mark.parametrize("call", ["names", "recipes", "pool", "keys_at", "entry", "provenance", "note_miss"])
+    @pytest.mark.parametrize(
+        "call", ["names", "recipes", "pool", "scenes", "keys_at", "entry", "provenance", "note_miss"]
+    )
     def test_any_method_may_be_the_first_one_called_in_a_process(self, store: Store, call: str) -> None:
         arguments: dict[str, tuple[Any, ...]] = {
             "names": (),
             "recipes": (),
             "pool": (_RECORD,),
+            "scenes": (),
             "keys_at": ("/images/1.png",),
             "entry": (entry_name(MATTE.name, "f1", _key(1)),),
             "provenance": (entry_name(MATTE.name, "f1", _key(1)),),
@@ -151,6 +170,7 @@ def _use(store: Store) -> int:
     """Read everything; returns the number of entries found."""
     for record in store.recipes():
         store.pool(record)
+    store.scenes()
     return sum(store.get(name) is not None for name in store.names()) + len(store.keys_at("/images/1.png"))
 
 

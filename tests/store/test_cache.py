@@ -19,6 +19,7 @@ from augment import Cache, open_store
 from augment.errors import StoreError
 from augment.store.disk import BytesDisk
 from augment.store.records import Record, find_record
+from augment.store.scenes import scenes_among
 from augment.testing import StoreTests
 
 
@@ -32,6 +33,7 @@ class TestCacheAsAStore(StoreTests):
         cache.add_record(record)
         cache.add_to_pool(record, pool)
         cache.add_paths(paths.items())
+        cache.add_scenes(scenes_among(entries))
         return Cache(folder)
 
     def damage(self, store, name):

@@ -24,6 +24,7 @@ from augment.cli import app
 from augment.errors import InputError, StoreError
 from augment.store.pack import Pack, PackIndex
 from augment.store.packing import export_pack, import_pack
+from augment.store.scenes import scenes_among
 from augment.testing import StoreTests
 from augment.testing.pictures import scene, write_folder
 from augment.torchvision import ReplaceBackground
@@ -40,6 +41,7 @@ class TestPackAsAStore(StoreTests):
         cache.add_record(record)
         cache.add_to_pool(record, pool)
         cache.add_paths(paths.items())
+        cache.add_scenes(scenes_among(entries))
         export_pack(cache, folder, shard_nbytes=30_000)
         return Pack(folder)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
 import xxhash
 from pydantic import Field, InstanceOf
 
 from augment.artifacts import Image, Prompt, Rejected
-from augment.errors import ItemFailed
+from augment.errors import ItemFailed, RecipeError
 from augment.stages.base import Stage
 from augment.stages.coco import equivalents
 from augment.stages.detect import Detector
@@ -29,6 +29,7 @@ from augment.stages.enrich.subprompts import negative, question, subprompts, tem
 logger = logging.getLogger(__name__)
 
 _FEATHER = 0.008  # of the image's diagonal: 6 pixels at 512 x 512
+_Detectors: TypeAlias = Annotated[tuple[InstanceOf[Detector], ...], Field(min_length=1)]
 
 
 @dataclass(eq=False)
@@ -50,7 +51,7 @@ class Contextual(Enricher):
     In each round the largest objects found are repainted one after the other, each with a sub-prompt that the language
     model writes from the background's own prompt; if it gives none that can be used, the sub-prompt is the label with
     that prompt. Objects of the image's own class are left alone: whether they may be there at all is for the guard to
-    say. Pixels outside the masks stay as they are. The three models are in memory together.
+    say. Pixels outside the masks stay as they are. All models are in memory together.
 
     - `depth`: rounds.
     - `max_objects`: objects per round, the largest; those smaller than `min_area` (share of the image) do not count,
@@ -58,7 +59,8 @@ class Contextual(Enricher):
     - `context`: how much an inpainter sees around an object, as a share of the object's longer side.
     - `keep_steps`: keep the image after each object, to look at; see `Reader.steps`.
     - `batch_size`: images at once.
-    - `detector`, `chat`, `inpainter`: the stages that do it, each a table with a `backend`.
+    - `detector`, `chat`, `inpainter`: the stages that do it, each a table with a `backend`. Several detectors (an
+      array of tables, `[[enrich.detector]]`) take one round each, and the last one all further rounds.
     """
 
     backend: ClassVar[str] = "contextual"
@@ -75,7 +77,7 @@ class Contextual(Enricher):
     context: Annotated[float, Field(ge=0)] = 0.5
     keep_steps: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 8
-    detector: InstanceOf[Detector] = field(default_factory=MaskRcnn)
+    detector: InstanceOf[Detector] | _Detectors = field(default_factory=MaskRcnn)
     chat: InstanceOf[ChatModel] = field(default_factory=Gpt4All)
     inpainter: InstanceOf[ObjectInpainter] = field(default_factory=Diffusers)
 
@@ -94,14 +96,27 @@ class Contextual(Enricher):
             self._repaint_once(number, [scene for scene in scenes if scene.ended is None])
         return [scene.ended or Enriched(scene.image, tuple(scene.steps)) for scene in scenes]
 
+    def check(self) -> None:
+        """Raise RecipeError if there are more detectors than rounds."""
+        if len(self._detectors) > self.depth:
+            raise RecipeError(
+                f"enrich.detector: {len(self._detectors)} detectors, one a round, for {self.depth} "
+                f"{'round' if self.depth == 1 else 'rounds'}: raise enrich.depth, or name fewer"
+            )
+
+    @property
+    def _detectors(self) -> tuple[Detector, ...]:
+        return self.detector if isinstance(self.detector, tuple) else (self.detector,)
+
     def _repaint_once(self, number: int, scenes: Sequence[_Scene]) -> None:
         """One round: repaint what is found in the scenes."""
         if not scenes:
             return
-        detections = self.detector(images=[scene.image for scene in scenes])
+        detector = self._detectors[min(number, len(self._detectors)) - 1]
+        detections = detector(images=[scene.image for scene in scenes])
         works = []
         for scene, seen in zip(scenes, detections, strict=True):
-            own_class = equivalents(scene.group, self.detector.classes)
+            own_class = equivalents(scene.group, detector.classes)
             if objects := choose_objects(seen, self.max_objects, self.min_area, own_class):
                 works.append((scene, objects))
         if not works:

@@ -41,6 +41,8 @@ class Generator(Stage):
         "webui": "augment.stages.generate.webui:WebUi",
     }
 
+    uses_plate: ClassVar[bool] = False  # the pixels of the plate; otherwise, only its size
+
     @abstractmethod
     def __call__(
         self,

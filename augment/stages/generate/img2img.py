@@ -30,6 +30,7 @@ class ImageToImage(DiffusersModel, Generator):
     backend: ClassVar[str] = "img2img"
     auto_class: ClassVar[str] = "AutoPipelineForImage2Image"
     table: ClassVar[str] = "generate"
+    uses_plate: ClassVar[bool] = True
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     strength: Annotated[float, Field(gt=0, le=1)] = 0.6
