@@ -41,15 +41,16 @@ def filled(tmp_path_factory):
     return cache, paths
 
 
-def origins(cache, path, source, tries=60, **options):
-    """What the composites of an image are made of, by the kind of background, and how many different ones."""
+def origins(cache, path, source, tries=60, damaged="", **options):
+    """What the composites of an image are made of, by the kind of background, and how many different ones; the entry
+    called `damaged` cannot be decoded."""
     image = PIL.Image.open(path).convert("RGB")
     chain = Chain(simple.recipe(), cache)
     matte = chain.reader.get(simple.REMOVE.makes, image_key(image))
     kinds = {}
     for name in cache.names():
         kind = name.split("/")[0]
-        if kind in (SCENE.name, BACKGROUND.name, PLATE.name):
+        if kind in (SCENE.name, BACKGROUND.name, PLATE.name) and name != damaged:
             background = cover(decode_image(cache.get(name)), image.height, image.width, 0.5, 0.5)
             kinds[composite(np.asarray(image), matte, background).tobytes()] = kind, name
     torch.manual_seed(0)
@@ -105,7 +106,7 @@ def test_scenes_that_are_gone_or_damaged_are_passed_over(filled, tmp_path, caplo
         cache.delete(name)
     cache.put(names[2], b"no picture", {})
     with caplog.at_level(logging.WARNING):
-        counts, found = origins(Cache(tmp_path / "cache"), filled[1][0], "scenes")
+        counts, found = origins(Cache(tmp_path / "cache"), filled[1][0], "scenes", damaged=names[2])
     assert counts == {SCENE.name: 60}
     assert found == set(names[3:])
     assert caplog.text.count("counts as missing") == 1
