@@ -39,6 +39,7 @@ class Generator(Stage):
         "around": "augment.stages.generate.around:Around",
         "folder": "augment.stages.generate.folder:Folder",
         "webui": "augment.stages.generate.webui:WebUi",
+        "openai": "augment.stages.generate.openai:OpenAi",
     }
 
     @abstractmethod
