@@ -223,6 +223,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_text(path: str) -> str:
+    """The text of a file of the user's. Raises UnavailableError naming the file."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UnavailableError(f"{path}: not text in UTF-8: {error}") from error
+
+
 def missing_safetensors(folder: Path, variant: str | None = None) -> str | None:
     """The name of a safetensors file that `folder` needs and does not have; weights may be split over several."""
     ending = f".{variant}" if variant else ""

@@ -39,6 +39,7 @@ class Generator(Stage):
         "around": "augment.stages.generate.around:Around",
         "folder": "augment.stages.generate.folder:Folder",
         "webui": "augment.stages.generate.webui:WebUi",
+        "comfyui": "augment.stages.generate.comfyui:ComfyUi",
         "openai": "augment.stages.generate.openai:OpenAi",
     }
 
