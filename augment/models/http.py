@@ -148,8 +148,10 @@ class Server:
         """The reply to JSON that is posted; see `request`."""
         return self.request("POST", f"{self.base_url}{path}", json.dumps(payload).encode(), seconds, limit)
 
-    def request(self, method: str, url: str, body: bytes | None, seconds: float, limit: int) -> Reply:
-        """The reply, of whatever status, complete within `seconds` and of at most `limit` bytes.
+    def request(
+        self, method: str, url: str, body: bytes | None, seconds: float, limit: int, kind: str = "application/json"
+    ) -> Reply:
+        """The reply, of whatever status, complete within `seconds` and of at most `limit` bytes; `kind` is the body's.
 
         Raises NoServer if nothing answers, PassingFault if the reply breaks off, UnavailableError for a redirect, and
         ItemFailed for a reply that is too slow or too large.
@@ -157,7 +159,7 @@ class Server:
         import httpcore
 
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "augment"}
-        headers |= self._headers | ({} if body is None else {"Content-Type": "application/json"})
+        headers |= self._headers | ({} if body is None else {"Content-Type": kind})
         self._clock.start(seconds)
         timeouts = {"pool": seconds, "connect": seconds, "read": seconds, "write": seconds}
         try:

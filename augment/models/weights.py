@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from augment.errors import UnavailableError
+from augment.files import check_file
 
 if TYPE_CHECKING:
     import torch
@@ -221,6 +222,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnavailableError(f"{path} is not a JSON object")
     return found
+
+
+def read_text(path: str) -> str:
+    """The text of a file of the user's. Raises UnavailableError naming the file."""
+    try:
+        file = Path(path).expanduser()
+        check_file(file)
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UnavailableError(f"{path}: not text in UTF-8: {error}") from error
 
 
 def missing_safetensors(folder: Path, variant: str | None = None) -> str | None:

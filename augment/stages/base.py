@@ -128,6 +128,16 @@ class Stage(ABC):
 
         An artifact is recomputed when it changes. Override it in a stage that reads a file of its own for each item.
         """
+        files = self.files()
+        others = self._reads_of(item)
+        return digest({"item": others, **files}) if files else others
+
+    def files(self) -> dict[str, str]:
+        """The text of each file of the user's that decides on all results, by the setting that names it."""
+        inner = {name: getattr(self, name).files() for name in self.substages}
+        return {f"{name}.{setting}": text for name, files in inner.items() for setting, text in files.items()}
+
+    def _reads_of(self, item: Item) -> str:
         facts = {name: fact for name, fact in given_by_kind(type(self)).items() if isinstance(fact, Fact)}
         values = {name: getattr(item, fact.name) for name, fact in facts.items() if fact.decides}
         return digest({name: value for name, value in values.items() if value is not None})

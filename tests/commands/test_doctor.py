@@ -20,7 +20,7 @@ from augment.commands.doctor import examine
 from augment.errors import UnavailableError
 from augment.models.gpt4all import check_device
 from augment.models.headers import check_onnx
-from augment.models.openai import KEY
+from augment.models.openai_server import KEY
 from augment.models.webui import AUTH
 from augment.recipe import Recipe
 from tests.chat_server import ChatServer

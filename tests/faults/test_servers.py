@@ -19,11 +19,12 @@ import augment.models.calling
 from augment.artifacts import Prompt
 from augment.errors import ItemFailed, UnavailableError
 from augment.models.http import MEGABYTE
-from augment.models.openai import KEY
+from augment.models.openai_server import KEY
 from augment.models.webui import AUTH
 from augment.stages.caption.openai import OpenAi as Captioner
 from augment.stages.enrich.chat.openai import OpenAi as Chat
 from augment.stages.enrich.inpainters.webui import WebUi as Inpainter
+from augment.stages.generate.openai import OpenAi as Images
 from augment.stages.generate.webui import WebUi as Generator
 from augment.stages.refine.openai import OpenAi as Refiner
 from tests.models.test_http import png_header
@@ -48,6 +49,7 @@ BACKENDS = {
     "caption.openai": _chat(Captioner, plates=[PLATE]),
     "refine.openai": _chat(Refiner, captions=["a meadow"], groups=["cow"], variants=[0], seeds=[1]),
     "chat.openai": _chat(Chat, chats=[[{"role": "user", "content": "A beach?"}]], seeds=[1]),
+    "generate.openai": _chat(Images, prompts=[PROMPT], plates=[PLATE]),
     "generate.webui": _picture(Generator, plates=[PLATE]),
     "inpainter.webui": _picture(Inpainter, images=[PLATE], masks=[MASK]),
 }

@@ -13,7 +13,7 @@ import pytest
 import augment.models.calling
 from augment.artifacts import Prompt
 from augment.errors import ItemFailed, RecipeError, UnavailableError
-from augment.models.openai import KEY
+from augment.models.openai_server import KEY
 from augment.recipe import Recipe
 from augment.stages.refine.openai import OpenAi
 from tests.chat_server import ChatServer

@@ -39,6 +39,8 @@ class Generator(Stage):
         "around": "augment.stages.generate.around:Around",
         "folder": "augment.stages.generate.folder:Folder",
         "webui": "augment.stages.generate.webui:WebUi",
+        "comfyui": "augment.stages.generate.comfyui:ComfyUi",
+        "openai": "augment.stages.generate.openai:OpenAi",
     }
 
     uses_plate: ClassVar[bool] = False  # the pixels of the plate; otherwise, only its size

@@ -24,6 +24,7 @@ class Inpainter(Stage):
         "navier-stokes": "augment.stages.inpaint.opencv:NavierStokes",
         "onnx": "augment.stages.inpaint.onnx:Onnx",
         "diffusers": "augment.stages.inpaint.diffusers:Diffusers",
+        "comfyui": "augment.stages.inpaint.comfyui:ComfyUi",
     }
 
     @abstractmethod

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from augment.errors import RecipeError, UnavailableError
-from augment.files import check_file
+from augment.errors import RecipeError
 from augment.imaging.light import LIGHTS, Grade, Light, find_lights
+from augment.models.weights import read_text
 
 PHOTOGRAPH = "photograph"  # what a picture is of which nothing else is known
 _TABLES = tuple(Path(__file__).parent / name for name in ("domains.toml", "lights.toml"))
@@ -97,19 +97,7 @@ def load(path: str | None = None) -> Table:
 
     Raises UnavailableError if it cannot be read, RecipeError if it says something that cannot be used.
     """
-    return _built_in() if path is None else parse(read(path), path)
-
-
-def read(path: str) -> str:
-    """The text of a file of the user's. Raises UnavailableError."""
-    try:
-        file = Path(path).expanduser()
-        check_file(file)
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UnavailableError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UnavailableError(f"{path}: not text in UTF-8: {error}") from error
+    return _built_in() if path is None else parse(read_text(path), path)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from augment.artifacts import Prompt
 from augment.errors import RecipeError
 from augment.imaging.light import Grade, Light
-from augment.stages.base import Item, digest
+from augment.models.weights import read_text
 from augment.stages.refine import Refiner
 from augment.stages.refine import domains as table
 from augment.stages.refine.domains import Domain, Table
@@ -59,10 +59,8 @@ class Worded(Refiner):
         self.check_files()
         super().check()
 
-    def reads(self, item: Item) -> str:
-        """What other refiners read, and the user's files."""
-        others = super().reads(item)
-        return digest({"item": others, **self._files}) if self._files else others
+    def files(self) -> dict[str, str]:
+        return self._files
 
     @cached_property
     def table(self) -> Table:
@@ -73,7 +71,7 @@ class Worded(Refiner):
     def _files(self) -> dict[str, str]:
         """The text of each file that a setting names."""
         named = {name: getattr(self, name) for name in self.reads_files}
-        return {name: table.read(path) for name, path in named.items() if path is not None}
+        return {name: read_text(path) for name, path in named.items() if path is not None}
 
     def chosen_domain(self, *texts: str) -> Domain:
         """The domain that is set, else the one that the first of the texts tells, or else the next one."""

@@ -17,6 +17,7 @@ class ObjectInpainter(Stage):
     backends: ClassVar[Mapping[str, str]] = {
         "diffusers": "augment.stages.enrich.inpainters.diffusers:Diffusers",
         "webui": "augment.stages.enrich.inpainters.webui:WebUi",
+        "comfyui": "augment.stages.enrich.inpainters.comfyui:ComfyUi",
     }
 
     @abstractmethod
