@@ -18,11 +18,12 @@ from augment.artifacts import Image
 from augment.errors import InputError
 from augment.sampling.doubts import as_picture, pixels_of, untold_place
 from augment.sampling.labels import Labels, is_missing, labeled_pixels, moved_boxes, moved_points, visible
+from augment.sampling.outcomes import Outcome
 from augment.sampling.placement import Move
 from augment.sampling.replacing import Replacing
 from augment.sampling.report import NAME, report_of
 from augment.sampling.sample_copy_paste import CopyPaste
-from augment.sampling.sampler import DRAWS, Draws, Outcome
+from augment.sampling.sampler import DRAWS, Draws
 from augment.sampling.schedules import plain_schedule
 
 __all__ = ["CopyPaste", "ReplaceBackground"]

@@ -21,9 +21,10 @@ from augment.files import check_file
 from augment.imaging.pillow import rgb_image
 from augment.keys import Key, Window, image_key, to_rgb
 from augment.sampling.doubts import as_picture, pixels_of, untold_place
+from augment.sampling.outcomes import Replacement
 from augment.sampling.replacing import Replacing
 from augment.sampling.report import NAME, report_of
-from augment.sampling.sampler import DRAWS, Draws, Replacement
+from augment.sampling.sampler import DRAWS, Draws
 from augment.sampling.tv_copy_paste import CopyPaste
 from augment.sampling.tv_images import fault, size_of, visible_part, write_back
 from augment.sampling.tv_labels import labels_of, moved

@@ -22,8 +22,9 @@ from augment.errors import InputError, StoreError, UnavailableError
 from augment.imaging.pillow import exif_orientation, oriented
 from augment.keys import to_rgb
 from augment.sampling.labels import Labels
+from augment.sampling.outcomes import Replacement
 from augment.sampling.replacing import Replacing
-from augment.sampling.sampler import DRAWS, Draws, Replacement
+from augment.sampling.sampler import DRAWS, Draws
 from augment.sampling.tv_images import visible_part, write_back
 
 Row: TypeAlias = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from augment.sampling.sampler import Outcome
+from augment.sampling.outcomes import Outcome
 
 NAME = "report"  # under which a sample that is a dict holds it
 

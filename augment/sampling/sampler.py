@@ -6,8 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import cv2
@@ -15,14 +13,15 @@ import numpy as np
 
 from augment.artifacts import BACKGROUND, MATTE, PLATE, SCENE, Artifact, Image, Matte
 from augment.errors import MissError, StoreError
-from augment.imaging.composite import Blend, Layer, lay, object_layer
+from augment.imaging.composite import Blend, object_layer
 from augment.imaging.fit import cover
 from augment.keys import image_key
 from augment.sampling.channels import BGR, flipped, is_bgr
 from augment.sampling.counts import Counts
 from augment.sampling.fitting import fitted, was_resized
 from augment.sampling.labels import Labels, explained, on_object, protected
-from augment.sampling.placement import Move, Placement, PlacementDraws, place
+from augment.sampling.outcomes import Drawn, Outcome, Replacement
+from augment.sampling.placement import Placement, PlacementDraws, place
 from augment.sampling.process import set_up
 from augment.sampling.sources import Source, source_name
 from augment.sampling.watch import HIT, UNMOVED, Watch
@@ -62,43 +61,6 @@ class Draws(NamedTuple):
 
 
 DRAWS = len(Draws._fields) - 1 + len(PlacementDraws._fields)
-
-
-class Drawn(NamedTuple):
-    """Which background was drawn: the name of its source, the key of the image that it was made for, and its variant,
-    which a plate has none of."""
-
-    source: str
-    key: str
-    variant: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Replacement:
-    """A background `(H, W, 3)` uint8, what goes over it, and how the object moved; None if it stayed in place.
-
-    `movable` says whether the object was allowed to move, `drawn` which background it is.
-    """
-
-    background: Image
-    layer: Layer
-    move: Move | None
-    movable: bool
-    drawn: Drawn
-
-    @cached_property
-    def composite(self) -> Image:
-        """The layer over the background, in the background's memory."""
-        return lay(self.layer, self.background)
-
-
-class Outcome(NamedTuple):
-    """What came of the images of a sample: their replacements, none if it stays unchanged; what it is counted as, and
-    more about it."""
-
-    replacements: list[Replacement]
-    name: str
-    detail: str = ""
 
 
 class _Kept(Exception):
