@@ -17,6 +17,7 @@ from augment.artifacts import Alpha, Image, Prompt, Rejected
 from augment.errors import ItemFailed, RecipeError
 from augment.imaging.fit import stretch
 from augment.models.batches import free_memory, in_batches
+from augment.models.diffusion_control import ControlNet, check_fit
 from augment.models.diffusion_files import (
     LIBRARIES,
     SUFFIXES,
@@ -47,6 +48,7 @@ class DiffusersModel:
     - `scheduler`: "auto" (what a distilled model was taught with, or DPM-Solver++ if it suits the model), "model" (the
       model's own), or a diffusers class name.
     - `lora`, `embeddings`: what is laid over the model; see `Lora` and `Embedding`.
+    - `controlnet`: keeps what is drawn to the edges of the picture that it is drawn for; see `ControlNet`.
     - `safety_checker`: False does without it; what it flags is rejected. Many models have none.
     - `size`: side in pixels of a square of the area to work at; None is the model's own (Stable Diffusion 1.5: 512).
     - `batch_size`: images at once; halved while memory does not suffice.
@@ -66,6 +68,7 @@ class DiffusersModel:
     scheduler: str = "auto"
     lora: tuple[Lora, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
+    controlnet: ControlNet | None = None
     safety_checker: bool = True
     size: Annotated[int, Field(ge=64)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -93,6 +96,10 @@ class DiffusersModel:
         self.target()
         folder = weights.layout().find() if isinstance(weights, CheckpointFile) else weights.find()
         path = (folder or Path()) / "scheduler" / "scheduler_config.json"
+        if self.controlnet is not None:
+            self.controlnet.weights().check()
+            if folder is not None:
+                check_fit(self.controlnet, folder, self.model, self.table)
         if self.scheduler not in ("auto", "model") and folder is not None and path.is_file():
             check_scheduler(read_json(path), self.scheduler, self.table)
 
@@ -105,20 +112,21 @@ class DiffusersModel:
         self,
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
-        shapes: Sequence[tuple[int, ...]],
+        pictures: Sequence[Image],
         conditions: Conditions = lambda indices, size: {},
     ) -> list[Image | Rejected | ItemFailed]:
-        """One image for each prompt, in the aspect of its shape `(H, W, …)` but at the size that the model works at.
+        """One image for each prompt, in the aspect of its picture `(H, W, 3)` but at the size that the model works at.
+        The pictures are what a ControlNet follows.
 
         Items that are drawn at one size make up the batches. `conditions(indices, size)` gives the pipeline's further
         arguments for the items at `indices`, which are drawn at `size` (height, width).
         """
-        sizes = [working_size(self._pipeline, shape[0], shape[1], self.size) for shape in shapes]
+        sizes = [working_size(self._pipeline, picture.shape[0], picture.shape[1], self.size) for picture in pictures]
         results: dict[int, Image | Rejected | ItemFailed] = {}
         too_large = f'no memory for one image: lower {self.table}.size, or set {self.table}.runtime.offload = "model"'
         for size in dict.fromkeys(sizes):
             indices = [index for index, other in enumerate(sizes) if other == size]
-            work = partial(self._draw_batch, prompts, seeds, size, conditions)
+            work = partial(self._draw_batch, prompts, seeds, pictures, size, conditions)
             made, self._fits[size] = in_batches(indices, self._fits.get(size, self.batch_size), work, too_large)
             results |= zip(indices, made, strict=True)
         return [results[index] for index in range(len(sizes))]
@@ -127,6 +135,7 @@ class DiffusersModel:
         self,
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
+        pictures: Sequence[Image],
         size: tuple[int, int],
         conditions: Conditions,
         indices: Sequence[int],
@@ -134,7 +143,10 @@ class DiffusersModel:
         pipeline, own = self._loaded
         steps = own.steps if self.steps is None else self.steps
         guidance = own.guidance if self.guidance is None else self.guidance
-        given = conditions(indices, size)
+        given = dict(conditions(indices, size))
+        if self.controlnet is not None:
+            known = inspect.signature(pipeline.__call__).parameters
+            given |= self.controlnet.arguments([pictures[index] for index in indices], size, known)
         # Of the steps, only the share `strength` is run: at least one has to be.
         steps = max(steps, math.ceil(1 / given.get("strength", 1)))
         # Pipelines differ in what they make of a negative prompt that guidance does not use, so it is left out.
@@ -159,7 +171,8 @@ class DiffusersModel:
     @cached_property
     def _loaded(self) -> tuple[Any, Own]:
         loaded = load_pipeline(
-            self.auto_class, self.weights(), self.scheduler, self.runtime, self.table, self.lora, self.embeddings
+            *(self.auto_class, self.weights(), self.scheduler, self.runtime, self.table),
+            *(self.lora, self.embeddings, self.controlnet),
         )
         own = loaded[1]
         warn_of_excess(own, self.steps or 0, self.guidance or 0, self.model, self.table)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from augment.errors import AugmentError, UnavailableError
+from augment.models.diffusion_control import ControlNet, check_fit
 from augment.models.diffusion_files import INDEX, LIBRARIES, CheckpointFile, DiffusersWeights, Embedding, Lora
 from augment.models.diffusion_schedule import Own, distillation, own_settings, set_scheduler
 from augment.models.quiet import quiet
@@ -52,6 +53,7 @@ def load_pipeline(
     table: str,
     loras: Sequence[Lora] = (),
     embeddings: Sequence[Embedding] = (),
+    controlnet: ControlNet | None = None,
 ) -> tuple[Any, Own]:
     """The pipeline `source`, ready to be called on its device, and its own settings; `auto_class` is diffusers'
     `AutoPipelineFor…`.
@@ -63,7 +65,7 @@ def load_pipeline(
     with quiet(*LIBRARIES):
         try:
             pipeline = (_from_file if isinstance(source, CheckpointFile) else _from_folder)(
-                auto_class, source, path, runtime, device
+                auto_class, source, path, runtime, device, table, controlnet
             )
         except AugmentError:
             raise
@@ -88,23 +90,29 @@ def denoiser_of(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
-def _from_folder(auto_class: str, source: Any, path: Path, runtime: Runtime, device: str) -> Any:
+def _from_folder(
+    auto_class: str, source: Any, path: Path, runtime: Runtime, device: str, table: str, controlnet: ControlNet | None
+) -> Any:
     import diffusers
 
+    dtype = _dtype(runtime, path, device)
     without: dict[str, Any] = dict.fromkeys(source.without)
     if "safety_checker" in without:
         without["requires_safety_checker"] = False
     return getattr(diffusers, auto_class).from_pretrained(
         path,
         variant=source.variant_in(path),
-        dtype=_dtype(runtime, path, device),
+        dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         **without,
+        **_control(controlnet, path, source.model, dtype, table),
     )
 
 
-def _from_file(auto_class: str, source: Any, path: Path, runtime: Runtime, device: str) -> Any:
+def _from_file(
+    auto_class: str, source: Any, path: Path, runtime: Runtime, device: str, table: str, controlnet: ControlNet | None
+) -> Any:
     """A checkpoint in one file, by the class that its layout names, then as the pipeline for the task."""
     import diffusers
 
@@ -116,7 +124,17 @@ def _from_file(auto_class: str, source: Any, path: Path, runtime: Runtime, devic
     pipeline = getattr(diffusers, index["_class_name"]).from_single_file(
         str(path), config=str(layout), local_files_only=True, dtype=dtype, **without
     )
-    return getattr(diffusers, auto_class).from_pipe(pipeline, dtype=dtype)
+    control = _control(controlnet, layout, source.model, dtype, table)
+    return getattr(diffusers, auto_class).from_pipe(pipeline, dtype=dtype, **control)
+
+
+def _control(controlnet: ControlNet | None, base: Path, model: str, dtype: torch.dtype, table: str) -> dict[str, Any]:
+    """The ControlNet as a component of the pipeline whose configuration is in `base`."""
+    if controlnet is None:
+        return {}
+    controlnet.weights().resolve()
+    check_fit(controlnet, base, model, table)
+    return {"controlnet": controlnet.weights().load(dtype)}
 
 
 def _lay_over(pipeline: Any, loras: Sequence[Lora], embeddings: Sequence[Embedding], table: str) -> None:

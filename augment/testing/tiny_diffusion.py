@@ -113,6 +113,22 @@ def tiny_flux(folder: Path, seed: int = 0, dev: bool = False) -> Path:
     return folder
 
 
+def tiny_controlnet(folder: Path, base: Path, seed: int = 0) -> Path:
+    """A ControlNet for the Stable Diffusion or SDXL in `base`. New ones have no effect at all, because their last
+    layers are zero; this one has some."""
+    library = _diffusers()
+
+    with torch.random.fork_rng(devices=[]), _silence():
+        torch.manual_seed(seed)
+        unet = library.UNet2DConditionModel.from_pretrained(base, subfolder="unet")
+        net = library.ControlNetModel.from_unet(unet)
+        for parameter in net.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+        net.save_pretrained(folder)
+    return folder
+
+
 def _save_stable_diffusion(pipeline: Any, folder: Path, seed: int, channels: int) -> Path:
     library = _diffusers()
     from transformers import CLIPTextModel

@@ -65,7 +65,7 @@ class Around(DiffusersModel, Generator):
     ) -> list[Image | Rejected | ItemFailed]:
         """See `Generator`; any number of items. Raises UnavailableError if the pipeline cannot be had or loaded."""
         around = [255 - matte.uncropped() for matte in mattes]
-        drawn = self.draw(prompts, seeds, [image.shape for image in images], painting(images, around, self.strength))
+        drawn = self.draw(prompts, seeds, images, painting(images, around, self.strength))
         results: list[Image | Rejected | ItemFailed] = []
         for image, matte, result in zip(images, mattes, drawn, strict=True):
             if isinstance(result, np.ndarray):

@@ -35,7 +35,7 @@ class Diffusers(DiffusersModel, Generator):
         self, *, prompts: Sequence[Prompt], plates: Sequence[Image], seeds: Sequence[int], **_: Any
     ) -> list[Image | Rejected | ItemFailed]:
         """See `Generator`; any number of items. Raises UnavailableError if the pipeline cannot be had or loaded."""
-        drawn = self.draw(prompts, seeds, [plate.shape for plate in plates])
+        drawn = self.draw(prompts, seeds, plates)
         return [
             cover(result, *plate.shape[:2]) if isinstance(result, np.ndarray) else result
             for result, plate in zip(drawn, plates, strict=True)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import cv2
 import numpy as np
 from pydantic import Field
 
-from augment.artifacts import Image, Matte, Prompt, Rejected
+from augment.artifacts import Alpha, Image, Matte, Prompt, Rejected
 from augment.errors import ItemFailed
 from augment.imaging.fit import stretch
 from augment.models.diffusers import DiffusersModel, painting
@@ -49,7 +50,7 @@ class Diffusers(DiffusersModel, Inpainter):
         drawn = self.draw(
             [Prompt(self.prompt, self.negative)] * len(left),
             [self.seed] * len(left),
-            [image.shape for image in chosen],
+            self._followed(chosen, masks),
             painting(chosen, masks, 1.0),
         )
         for n, image, result in zip(left, chosen, drawn, strict=True):
@@ -58,3 +59,9 @@ class Diffusers(DiffusersModel, Inpainter):
             else:
                 done[n] = ItemFailed(result.reason) if isinstance(result, Rejected) else result
         return [done[n] for n in range(len(images))]
+
+    def _followed(self, images: Sequence[Image], masks: Sequence[Alpha]) -> Sequence[Image]:
+        """What a ControlNet follows: the images without the objects' own edges."""
+        if self.controlnet is None:
+            return images
+        return [cv2.inpaint(image, mask, 5, cv2.INPAINT_TELEA) for image, mask in zip(images, masks, strict=True)]

@@ -44,7 +44,7 @@ class Diffusers(DiffusersModel, ObjectInpainter):
     ) -> list[Image | Rejected | ItemFailed]:
         """See `ObjectInpainter`; any number of objects. Raises UnavailableError if the pipeline cannot be had."""
 
-        painted = self.draw(prompts, seeds, [image.shape for image in images], painting(images, masks, self.strength))
+        painted = self.draw(prompts, seeds, images, painting(images, masks, self.strength))
         return [
             stretch(result, *image.shape[:2]) if isinstance(result, np.ndarray) else result
             for result, image in zip(painted, images, strict=True)
