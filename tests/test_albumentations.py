@@ -280,6 +280,7 @@ def test_p_is_the_share_that_is_replaced_and_follows_its_schedule(cache, image):
         {"p": Cosine(0.1, 0.9, 7), "placement": Placement(**EVERYTHING), "source": {"own": 1, "plates:pool": 2}},
         {"source": Source("pool:other", 0.5, 0.5), "blend": "poisson", "harmonize": 0.5, "protect_labels": False},
         {"recipe": "simple", "on_miss": "compute"},
+        {"blend": {"alpha": 1, "poisson": 0.5}},
     ],
 )
 def test_a_pipeline_survives_dict_json_yaml_and_pickle(cache, tmp_path, settings):

@@ -165,6 +165,7 @@ class Labelled(Dataset):
         {"p": 1, "blend": "feather", "harmonize": 0.5},
         {"p": 1, "source": "pool", "placement": Placement(scale=(0.5, 1.5), translate="uniform", flip=0.5, rotate=20)},
         {"p": 1, "blend": "poisson"},
+        {"p": 1, "blend": {"alpha": 1, "feather": 1, "poisson": 1}},
     ],
 )
 def test_a_blended_batch_is_what_the_transform_gives_for_each_image(filled, arguments):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from augment.errors import InputError
 from augment.imaging.composite import BLENDS, Blend
@@ -14,6 +14,7 @@ from augment.sampling.recipes import record_for
 from augment.sampling.sampler import OnMiss, Sampler
 from augment.sampling.schedules import Probability, Schedule, as_schedule
 from augment.sampling.sources import Source, as_source
+from augment.sampling.weights import as_weights
 from augment.store.open import open_store
 from augment.store.records import Store
 
@@ -39,7 +40,7 @@ class Replacing:
         source: str | Mapping[str, Any] | Source = "pool",
         on_miss: OnMiss = "keep",
         placement: Placement | Mapping[str, Any] | None = None,
-        blend: Blend = "alpha",
+        blend: Blend | Mapping[Blend, float] = "alpha",
         harmonize: float = 0.0,
         protect_labels: bool = True,
         recipe: str | Path | Recipe | None = None,
@@ -61,7 +62,8 @@ class Replacing:
                 stays in place if a label refers to anything but the object, or if several images share a sample's
                 labels.
             blend: "alpha", "feather" for an edge that fades inwards, or "poisson" for one whose step in color is
-                halved.
+                halved; or a mapping of weights over them, of which each image draws one, so that a model cannot learn
+                one kind of edge (Dwibedi et al., "Cut, Paste and Learn", 2017).
             harmonize: how far, 0 to 1, the object's colors move towards the background's, but never to another color.
             protect_labels: keep every labelled pixel. The matte is widened to the sample's masks; a sample is
                 returned unchanged if its boxes or keypoints disagree with the matte; a sample with any such label is
@@ -79,9 +81,9 @@ class Replacing:
         Raises StoreError if the store cannot be used, InputError naming an argument that cannot work.
         """
         super().__init__()
-        for name, value, allowed in (("on_miss", on_miss, get_args(OnMiss)), ("blend", blend, BLENDS)):
-            if value not in allowed:
-                raise InputError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+        if on_miss not in get_args(OnMiss):
+            raise InputError(f"on_miss: {on_miss!r} is not one of {', '.join(get_args(OnMiss))}")
+        blends = as_weights("blend", blend, BLENDS)
         check_range("harmonize", harmonize)
         for name, switch in (("protect_labels", protect_labels), ("report", report)):
             if not isinstance(switch, bool):
@@ -104,7 +106,7 @@ class Replacing:
             source=settled_source,
             on_miss=on_miss,
             placement=settled_placement,
-            blend=blend,
+            blend=blend if isinstance(blend, str) else cast("dict[Blend, float]", blends),
             harmonize=harmonize,
             protect_labels=protect_labels,
             compute=compute,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import cv2
@@ -25,6 +25,7 @@ from augment.sampling.placement import Placement, PlacementDraws, place
 from augment.sampling.process import set_up
 from augment.sampling.sources import Source, source_name
 from augment.sampling.watch import HIT, UNMOVED, Watch
+from augment.sampling.weights import pick
 from augment.store.pool import Pool, Relation
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
@@ -58,6 +59,12 @@ class Draws(NamedTuple):
         """From DRAWS numbers in [0, 1)."""
         source, image, variant, x, y, flip, *rest = uniforms
         return cls(source, image, variant, x, y, flip, PlacementDraws(*rest))
+
+    @property
+    def blend(self) -> float:
+        """The lower half of the bits of `flip`, which are as random as the upper half. A draw of its own would change
+        all numbers that are drawn after it."""
+        return self.flip * 2**26 % 1
 
 
 DRAWS = len(Draws._fields) - 1 + len(PlacementDraws._fields)
@@ -94,7 +101,7 @@ class Sampler:
         source: Source,
         on_miss: OnMiss,
         placement: Placement | None,
-        blend: Blend,
+        blend: Blend | Mapping[Blend, float],
         harmonize: float,
         protect_labels: bool,
         compute: OnTheFly | None,
@@ -260,11 +267,14 @@ class Sampler:
             image,
             widened,
             background,
-            blend="alpha" if exact else self.blend,
+            blend="alpha" if exact else self._pick_blend(draws),
             harmonize=0.0 if exact else self.harmonize,
             matrix=None if move is None else move.matrix,
         )
         return Replacement(background, layer, move, movable, drawn)
+
+    def _pick_blend(self, draws: Draws) -> Blend:
+        return self.blend if isinstance(self.blend, str) else pick(self.blend, draws.blend)
 
     def _keys(self, key: str) -> list[str]:
         """The keys of a sample that carries its key or path."""

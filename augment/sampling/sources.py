@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
-from itertools import accumulate
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from augment.artifacts import BACKGROUND, PLATE, SCENE, Artifact, Image
 from augment.errors import InputError
 from augment.sampling.checks import check_range
+from augment.sampling.weights import as_weights, pick
 from augment.store.pool import Relation
 
 SourceName: TypeAlias = Literal[
@@ -65,15 +63,7 @@ class Source:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weights, str | Mapping):
-            raise InputError(f"source: {self.weights!r} is not a name, a mapping of names to weights, or a Source")
-        for name, weight in self.table().items():
-            if name not in get_args(SourceName):
-                raise InputError(f"source: {name!r} is not one of {', '.join(get_args(SourceName))}")
-            if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-                raise InputError(f"source: {name}: {weight!r} is not a weight, 0 or more")
-        if sum(self.table().values()) <= 0:
-            raise InputError("source: no weight is above 0")
+        as_weights("source", self.weights, get_args(SourceName))
         check_range("source: max_coverage", self.max_coverage)
         check_range("source: flip", self.flip)
 
@@ -101,21 +91,8 @@ class Source:
 
     def pick(self, uniform: float) -> Choice:
         """What the sample takes (BACKGROUND, PLATE or SCENE) and of which images, by `uniform` in [0, 1)."""
-        choices, ends = self._choices
-        return choices[min(bisect_right(ends, uniform * ends[-1]), len(choices) - 1)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # not the cached choices
-
-    @cached_property
-    def _choices(self) -> tuple[list[Choice], list[float]]:
-        """What there is to take, and the sums of the weights up to each."""
-        table = {name: weight for name, weight in self.table().items() if weight}
-        choices: list[Choice] = [
-            (_ARTIFACTS.get(name.partition(":")[0], BACKGROUND), _RELATIONS[name.removeprefix(_PLATES)])
-            for name in table
-        ]
-        return choices, list(accumulate(table.values()))
+        name = pick(self.table(), uniform)
+        return _ARTIFACTS.get(name.partition(":")[0], BACKGROUND), _RELATIONS[name.removeprefix(_PLATES)]
 
 
 def source_name(choice: Choice) -> str:
