@@ -19,6 +19,7 @@ from augment.stages.generate.around import Around
 from augment.stages.generate.diffusers import Diffusers
 from augment.stages.generate.img2img import ImageToImage
 from augment.stages.inpaint.diffusers import Diffusers as Inpainter
+from augment.stages.inpaint.opencv import Telea
 from augment.testing.pictures import scene
 from augment.testing.tiny_diffusion import (
     tiny_controlnet,
@@ -62,7 +63,7 @@ def draw(cls: Any, model: Path, controlnet: ControlNet | None, **settings: Any) 
     [
         (Diffusers, "sd", {}),
         (ImageToImage, "sd", {}),
-        (Around, "inpaint", {"max_growth": 1}),
+        (Around, "inpaint", {"max_growth": 1, "inpainter": Telea()}),
         (Inpainter, "inpaint", {}),
     ],
 )
