@@ -21,7 +21,7 @@ UNNEEDED_IN_A_WORKER = {
 
 PUBLIC = {
     *("AugmentError", "Cache", "Cosine", "Linear", "Placement", "Recipe", "Source"),
-    *("open_store", "prewarm"),
+    *("open_store", "prewarm", "scenes"),
 }
 
 
