@@ -512,3 +512,34 @@ def test_augment_run_writes_every_step_and_a_trace_of_them(tmp_path, server, che
     assert len(server.of("img2img")) == len(steps)
     with PIL.Image.open(tmp_path / "out" / "generated_image.png") as image:
         assert image.size == (192, 160)
+
+
+@pytest.mark.slow
+def test_augment_scenes_does_the_second_prototypes_job_from_a_prompt(tmp_path, server, checkpoint, smollm2):
+    pytest.importorskip("gpt4all")
+    settings = {
+        "generate.base_url": server.url,
+        "enrich.max_objects": 2,
+        "enrich.min_area": 0.0,
+        "enrich.detector.model": checkpoint,
+        "enrich.detector.names": '["person", "car"]',
+        "enrich.chat.backend": "gpt4all",
+        "enrich.chat.model": smollm2,
+        "enrich.chat.max_tokens": 60,
+        "enrich.chat.threads": 1,
+        "enrich.inpainter.base_url": server.url,
+        "guard.detector.model": checkpoint,
+        "guard.detector.names": '["person", "car"]',
+    }
+    command = ["scenes", "full body, city background, walking", "--recipe", "webui", "--depth", "2"]
+    command += ["--size", "192", "160", "-o", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(
+        app, command + [part for name in settings for part in ("--set", f"{name}={settings[name]}")]
+    )
+    assert done.exit_code == 0, done.output
+    assert server.of("txt2img")[0]["prompt"] == "full body, city background, walking"
+    pictures = {path.stem for path in (tmp_path / "out").glob("000-*/*.png")}
+    assert pictures == {"0-generate", "1-car-1", "1-car-2", "2-car-1", "2-car-2"}
+    assert "full body, city background, walking" in (tmp_path / "out" / "trace.json").read_text()
+    assert len(server.of("img2img")) == 4
+    assert len(Cache(tmp_path / "cache").scenes()) == 1
