@@ -108,7 +108,9 @@ def test_the_version_is_the_packages():
     assert augment("--version").stdout.strip() == package.__version__
 
 
-@pytest.mark.parametrize("command", ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject"])
+@pytest.mark.parametrize(
+    "command", ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject", "scenes"]
+)
 def test_every_help_has_an_example(command):
     assert f"Example: augment {command}" in " ".join(augment(command, "--help").stdout.split())
 

@@ -87,13 +87,16 @@ def children(pid):
 
 
 def kill(process, victim, draw):
-    """Kill the run itself, or one of its workers; whether there was anything left to kill."""
-    victims = [process.pid] if victim == "itself" else children(process.pid)
-    if process.is_alive() and victims:
-        os.kill(draw.choice(victims), signal.SIGKILL)
-        process.join(60)
-        return True
-    process.join(60)
+    """Kill the run itself, or one of its workers, which is waited for; whether there was anything left to kill."""
+    while process.is_alive():
+        victims = [process.pid] if victim == "itself" else children(process.pid)
+        try:
+            os.kill(draw.choice(victims), signal.SIGKILL)
+        except (IndexError, ProcessLookupError):  # there is none, or it has just ended
+            time.sleep(0.005)
+        else:
+            process.join(60)
+            return True
     return False
 
 

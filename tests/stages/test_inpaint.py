@@ -7,6 +7,7 @@ import pytest
 from augment.artifacts import Matte
 from augment.errors import ItemFailed
 from augment.stages.inpaint import Inpainter
+from augment.stages.inpaint.comfyui import ComfyUi
 from augment.stages.inpaint.diffusers import Diffusers
 from augment.stages.inpaint.exemplar import Exemplar
 from augment.stages.inpaint.onnx import Onnx
@@ -32,6 +33,7 @@ def test_each_backend_is_found_by_its_name():
         "navier-stokes": NavierStokes,
         "onnx": Onnx,
         "diffusers": Diffusers,
+        "comfyui": ComfyUi,
     }
 
 
