@@ -23,9 +23,9 @@ from augment.sampling.labels import Labels, explained, on_object, protected
 from augment.sampling.outcomes import Drawn, Outcome, Replacement
 from augment.sampling.placement import Placement, PlacementDraws, place
 from augment.sampling.process import set_up
-from augment.sampling.sources import Source, source_name
+from augment.sampling.sources import Source
 from augment.sampling.watch import HIT, UNMOVED, Watch
-from augment.sampling.weights import pick
+from augment.sampling.weights import Weighted
 from augment.store.pool import Pool, Relation
 from augment.store.reader import Reader
 from augment.store.records import Record, Store
@@ -112,6 +112,7 @@ class Sampler:
         self.on_miss = on_miss
         self.placement = placement
         self.blend = blend
+        self._blends: Weighted[Blend] = Weighted({blend: 1.0} if isinstance(blend, str) else blend)
         self.harmonize = harmonize
         self.protect_labels = protect_labels
         self.counts = Counts(
@@ -274,7 +275,7 @@ class Sampler:
         return Replacement(background, layer, move, movable, drawn)
 
     def _pick_blend(self, draws: Draws) -> Blend:
-        return self.blend if isinstance(self.blend, str) else pick(self.blend, draws.blend)
+        return self.blend if isinstance(self.blend, str) else self._blends.pick(draws.blend)
 
     def _keys(self, key: str) -> list[str]:
         """The keys of a sample that carries its key or path."""
@@ -315,7 +316,7 @@ class Sampler:
 
     def _background(self, key: str, image: Image, draws: Draws, compute: OnTheFly | None) -> tuple[Image, Drawn]:
         """A background of the image's size, in memory of its own, and which one it is. Raises _Miss."""
-        choice = artifact, relation = self.source.pick(draws.source)
+        source, artifact, relation = self.source.pick(draws.source)
         size = height, width = image.shape[:2]
         found = None if relation is None else self._other(artifact, relation, key, draws, size)
         # Its own are among those of any image.
@@ -334,7 +335,7 @@ class Sampler:
             background = cover(background, height, width, draws.x, draws.y)
         if not own and draws.flip < self.source.flip:
             background = np.asarray(cv2.flip(background, 1))
-        drawn = Drawn(source_name(choice), whose, variant)
+        drawn = Drawn(source, whose, variant)
         return background if background.flags.writeable else background.copy(), drawn
 
     def _other(

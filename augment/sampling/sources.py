@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 from augment.artifacts import BACKGROUND, PLATE, SCENE, Artifact, Image
 from augment.errors import InputError
 from augment.sampling.checks import check_range
-from augment.sampling.weights import as_weights, pick
+from augment.sampling.weights import Weighted, as_weights
 from augment.store.pool import Relation
 
 SourceName: TypeAlias = Literal[
@@ -24,18 +25,29 @@ SourceName: TypeAlias = Literal[
     "plates:pool:other",
 ]
 
-# What a sample takes, and of which other images; None is the image itself.
-Choice: TypeAlias = tuple[Artifact[Image], Relation | None]
 
-_PLATES = "plates:"
-_SCENES = "scenes"
-_ARTIFACTS = {"plates": PLATE, _SCENES: SCENE}  # of names that begin so
-_RELATIONS: dict[str, Relation | None] = {
-    "own": None,
-    "pool": "any",
-    "pool:same": "same",
-    "pool:other": "other",
-    _SCENES: "any",
+class Choice(NamedTuple):
+    """What a sample takes, by the name that `Source` has for it; of which other images, None being the image itself."""
+
+    name: SourceName
+    artifact: Artifact[Image]
+    relation: Relation | None
+
+
+_SCENES: Final = "scenes"
+_CHOICES: dict[SourceName, Choice] = {
+    choice.name: choice
+    for choice in (
+        Choice("own", BACKGROUND, None),
+        Choice("pool", BACKGROUND, "any"),
+        Choice("pool:same", BACKGROUND, "same"),
+        Choice("pool:other", BACKGROUND, "other"),
+        Choice(_SCENES, SCENE, "any"),
+        Choice("plates:own", PLATE, None),
+        Choice("plates:pool", PLATE, "any"),
+        Choice("plates:pool:same", PLATE, "same"),
+        Choice("plates:pool:other", PLATE, "other"),
+    )
 }
 
 
@@ -63,7 +75,7 @@ class Source:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
-        as_weights("source", self.weights, get_args(SourceName))
+        as_weights("source", self.weights, _CHOICES)
         check_range("source: max_coverage", self.max_coverage)
         check_range("source: flip", self.flip)
 
@@ -90,18 +102,15 @@ class Source:
         return bool(self.table().get(_SCENES))
 
     def pick(self, uniform: float) -> Choice:
-        """What the sample takes (BACKGROUND, PLATE or SCENE) and of which images, by `uniform` in [0, 1)."""
-        name = pick(self.table(), uniform)
-        return _ARTIFACTS.get(name.partition(":")[0], BACKGROUND), _RELATIONS[name.removeprefix(_PLATES)]
+        """What the sample takes, by `uniform` in [0, 1)."""
+        return _CHOICES[self._weighted.pick(uniform)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what is derived from them
 
-def source_name(choice: Choice) -> str:
-    """The name of what a sample takes, as `Source` has it."""
-    artifact, relation = choice
-    if artifact is SCENE:
-        return "scenes"
-    name = next(name for name, value in _RELATIONS.items() if value == relation)
-    return f"{_PLATES}{name}" if artifact is PLATE else name
+    @cached_property
+    def _weighted(self) -> Weighted[SourceName]:
+        return Weighted(cast("dict[SourceName, float]", self.table()))
 
 
 def as_source(source: str | Mapping[str, Any] | Source) -> Source:

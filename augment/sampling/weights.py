@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from augment.errors import InputError
 
@@ -27,8 +27,14 @@ def as_weights(argument: str, value: Any, names: Collection[str]) -> dict[str, f
     return {str(name): weight for name, weight in table.items()}
 
 
-def pick(weights: Mapping[T, float], uniform: float) -> T:
-    """The name that `uniform`, in [0, 1), falls on; each as often as its share of the weights."""
-    names = [name for name, weight in weights.items() if weight]
-    ends = list(accumulate(weights[name] for name in names))
-    return names[min(bisect_right(ends, uniform * ends[-1]), len(names) - 1)]
+class Weighted(Generic[T]):
+    """Draws a name, each as often as its share of the weights."""
+
+    def __init__(self, weights: Mapping[T, float]) -> None:
+        self._names = [name for name, weight in weights.items() if weight]
+        self._ends = list(accumulate(weights[name] for name in self._names))
+
+    def pick(self, uniform: float) -> T:
+        """The name that `uniform`, in [0, 1), falls on."""
+        at = bisect_right(self._ends, uniform * self._ends[-1])
+        return self._names[min(at, len(self._names) - 1)]

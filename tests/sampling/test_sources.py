@@ -20,21 +20,24 @@ from augment.sampling.sources import Source, as_source
     ],
 )
 def test_a_name_says_which_artifact_of_which_images(name, choice):
-    assert Source(name).pick(0.5) == choice
+    assert Source(name).pick(0.5) == (name, *choice)
 
 
 def test_weights_divide_what_is_drawn_and_nothing_of_weight_0_is():
     source = Source({"own": 1, "plates:pool": 0, "pool": 3})
     picked = [source.pick((n + 0.5) / 100) for n in range(100)]
-    assert [picked.count((BACKGROUND, relation)) for relation in (None, "any")] == [25, 75]
+    assert [picked.count((name, BACKGROUND, relation)) for name, relation in (("own", None), ("pool", "any"))] == [
+        25,
+        75,
+    ]
 
 
 def test_a_source_that_has_drawn_can_be_pickled_and_draws_the_same():
     source = Source({"own": 1, "plates:pool": 2}, flip=0.5)
-    assert source.pick(0.9) == (PLATE, "any")
+    assert source.pick(0.9) == ("plates:pool", PLATE, "any")
     again = pickle.loads(pickle.dumps(source))
     assert again == source
-    assert again.pick(0.9)[0] is PLATE
+    assert again.pick(0.9) == source.pick(0.9)
 
 
 def test_its_text_is_as_short_as_what_was_given():
