@@ -6,13 +6,21 @@ import os
 import re
 import secrets
 import stat
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from augment.errors import CorruptEntry
 
 MAX_NBYTES = 2**24  # of a settings file or a record
 
+_HEADER = struct.Struct("<8sQ")  # of an index: magic, xxh3-64 of the records
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp$")
 _WRITTEN = 60.0  # seconds that no process takes to write one of these files
 
@@ -57,6 +65,31 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def write_records(path: Path, magic: bytes, records: NDArray[Any]) -> None:
+    """Write an index, with 8 bytes that say of which kind and a checksum, in place of an older one."""
+    data = records.tobytes()
+    write_atomically(path, _HEADER.pack(magic, xxhash.xxh3_64_intdigest(data)) + data)
+
+
+def read_records(path: Path, magic: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The records of an index, memory-mapped; none if there is no file. Raises CorruptEntry if a bit is not as it was
+    written."""
+    try:
+        with open_regular(path) as file:
+            found, checksum = _HEADER.unpack(file.read(_HEADER.size))
+            size = os.fstat(file.fileno()).st_size - _HEADER.size
+            if found != magic or size % dtype.itemsize:
+                raise ValueError(f"it is no such index, or torn: {size} bytes")
+            records = np.memmap(file, dtype, "r", _HEADER.size) if size else np.empty(0, dtype)
+        if xxhash.xxh3_64_intdigest(np.ascontiguousarray(records).data) != checksum:
+            raise ValueError("its checksum does not match")
+    except FileNotFoundError:
+        return np.empty(0, dtype)
+    except (OSError, struct.error, ValueError) as error:
+        raise CorruptEntry(f"the index {path} cannot be read: {error}") from error
+    return records
 
 
 def half_written(folder: Path) -> list[Path]:

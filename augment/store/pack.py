@@ -18,6 +18,7 @@ import json
 import os
 import re
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,7 @@ class Pack(Store):
     Nothing is ever written: misses are not noted. Raises StoreError if the folder holds no whole pack.
     """
 
-    _files: dict[int, int]  # open files of this process by shard
+    _files: dict[int, _Descriptor]  # open files of this process by shard
     _pid: int
 
     def __init__(self, directory: str | Path) -> None:
@@ -252,27 +253,28 @@ class Pack(Store):
             raise CorruptEntry(f"an artifact of {size} bytes")
         data = np.empty(size, np.uint8)  # may be written to, so that a raw image needs no copy to become a composite
         try:
-            read = os.preadv(self._file(shard), [data.data], offset) if size else 0
+            file = self._file(shard)
+            read = os.preadv(file.number, [data.data], offset) if size else 0
         except (OSError, OverflowError) as error:  # too large an offset
             raise CorruptEntry(str(error)) from error
         if read != size or xxhash.xxh3_64_intdigest(data.data) != checksum:
             raise CorruptEntry("its checksum does not match" if read == size else f"{read} of {size} bytes are there")
         return data.data
 
-    def _file(self, shard: int) -> int:
-        """The number of the open file; each process opens its own."""
+    def _file(self, shard: int) -> _Descriptor:
+        """The open file; each process opens its own. It stays open for as long as the caller holds it."""
         if self._pid != os.getpid():
-            self._files, self._pid = {}, os.getpid()  # what a fork brought along stays open in the parent
-        if shard not in self._files:
-            if len(self._files) >= _OPEN:
-                os.close(self._files.pop(next(iter(self._files))))
-            with open_regular(self.directory / self.index.shards[shard]) as file:
-                self._files[shard] = os.dup(file.fileno())
-        return self._files[shard]
+            self._files, self._opening, self._pid = {}, threading.Lock(), os.getpid()
+        with self._opening:
+            if shard not in self._files:
+                if len(self._files) >= _OPEN:
+                    del self._files[next(iter(self._files))]  # closed once no thread reads from it
+                with open_regular(self.directory / self.index.shards[shard]) as file:
+                    self._files[shard] = _Descriptor(os.dup(file.fileno()))
+            return self._files[shard]
 
     def _reset(self) -> None:
-        self._files = {}
-        self._pid = os.getpid()
+        self._files, self._opening, self._pid = {}, threading.Lock(), os.getpid()
         self._reported = set()
         self._paths = PathIndex(self.directory / PATHS_FILE)
 
@@ -282,10 +284,15 @@ class Pack(Store):
     def __setstate__(self, state: dict[str, Any]) -> None:
         Pack.__init__(self, state["directory"])
 
+
+class _Descriptor:
+    """An open file, which is closed with the last reference to it: another thread may be reading from it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
     def __del__(self) -> None:
-        if getattr(self, "_pid", None) == os.getpid():
-            for number in self._files.values():
-                os.close(number)
+        os.close(self.number)
 
 
 def note_bytes(provenance: Provenance) -> bytes:

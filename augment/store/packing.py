@@ -17,10 +17,11 @@ import xxhash
 from augment.artifacts import BACKGROUND, CAPTION, MATTE, PLATE, PROMPT, SCENE
 from augment.errors import InputError, StoreError
 from augment.store.cache import Cache
-from augment.store.entries import entry_name
+from augment.store.entries import Provenance, entry_name
 from augment.store.files import write_atomically
 from augment.store.pack import FORMAT, INDEX_FILE, KIND, MAX_ENTRY, Pack, PackIndex, Place, note_bytes
 from augment.store.paths import PATHS_FILE, PathIndex
+from augment.store.reader import Reader, rejection_name
 from augment.store.records import Record
 from augment.store.scenes import SCENES_FILE, SceneIndex, scenes_among
 
@@ -100,7 +101,8 @@ def _export(
 
 
 def import_pack(pack: Pack, cache: Cache, progress: Callable[[int], None] = lambda _: None) -> int:
-    """Merge a pack into a cache; returns how many artifacts were new. A damaged artifact is left out, and said.
+    """Merge a pack into a cache; returns how many artifacts were new. A damaged artifact is left out, and said; so is
+    what a person has rejected in the cache.
 
     Raises StoreError, before anything is written, if a shard holds what a pack's shards do not: links, devices, paths
     that leave the folder, members that are too large.
@@ -110,17 +112,26 @@ def import_pack(pack: Pack, cache: Cache, progress: Callable[[int], None] = lamb
     added = 0
     for name in pack.names():
         entry = pack.entry(name)
-        if entry is not None and cache.entry(name) is None:
+        if entry is not None and cache.entry(name) is None and not _is_rejected(cache, name, entry.provenance):
             cache.put(name, entry.payload, entry.provenance)
             added += 1
         progress(1)
     for record in pack.recipes():
         cache.add_record(record)
-        cache.add_to_pool(record, pack.pool(record).entries())
+        reader, entries = Reader(cache, record), pack.pool(record).entries()
+        rejected = {key for key in entries if (matte := reader.get(MATTE, key)) is not None and matte.unusable}
+        cache.add_to_pool(record, {key: entry for key, entry in entries.items() if key not in rejected})
     if scenes := list(pack.scenes()):
         cache.add_scenes(scenes)
     cache.merge_paths(pack.directory / PATHS_FILE)
     return added
+
+
+def _is_rejected(cache: Cache, name: str, provenance: Provenance) -> bool:
+    """Whether a person has rejected the very try at a background that is to be imported."""
+    note = cache.provenance(rejection_name(name)) if name.startswith(f"{BACKGROUND.name}/") else None
+    tried, attempt = (note or {}).get("tried"), provenance.get("attempt", 0)
+    return isinstance(tried, int) and isinstance(attempt, int) and attempt < tried
 
 
 class _ShardWriter:

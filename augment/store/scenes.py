@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,11 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from augment.artifacts import SCENE
 from augment.errors import CorruptEntry
-from augment.store.files import open_regular, write_atomically
+from augment.store.files import read_records, write_records
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +23,6 @@ SCENES_FILE = "pools/scenes.index"  # in a store's folder
 
 _TRIES = 4  # neighbors tried if a scene is not there any more
 _MAGIC = b"AUGSCEN1"
-_HEADER = struct.Struct("<8sQ")  # magic, xxh3-64 of the records
 _RECORD = np.dtype([("fingerprint", "V8"), ("key", "V16"), ("variant", "<u4")])
 _NAME = re.compile(rf"{SCENE.name}/([0-9a-f]{{16}})/([0-9a-f]{{32}})/(\d{{1,9}})")
 
@@ -80,20 +76,17 @@ class SceneIndex:
         """
         try:
             status = path.stat()
-            identity = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
-            index = _mapped.get(identity)
-            if index is None:
-                index = _mapped[identity] = cls(_map(path), path)
-            return index
-        except FileNotFoundError:
-            return cls.of(())
-        except (OSError, struct.error, ValueError) as error:
-            raise CorruptEntry(f"the index of scenes {path} cannot be read: {error}") from error
+        except OSError:  # there is none, or reading it says why it cannot be read
+            return cls(read_records(path, _MAGIC, _RECORD))
+        identity = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
+        index = _mapped.get(identity)
+        if index is None:
+            index = _mapped[identity] = cls(read_records(path, _MAGIC, _RECORD), path)
+        return index
 
     def save(self, path: Path) -> None:
         """Write the index in place of an older one, which its readers keep until they open it anew."""
-        data = self.records.tobytes()
-        write_atomically(path, _HEADER.pack(_MAGIC, xxhash.xxh3_64_intdigest(data)) + data)
+        write_records(path, _MAGIC, self.records)
 
     def __reduce__(self) -> Any:
         return (SceneIndex, (self.records,)) if self.path is None else (_reopened, (self.path,))
@@ -109,18 +102,6 @@ def _reopened(path: Path) -> SceneIndex:
     except CorruptEntry as error:
         logger.warning("%s; no scene is drawn: run `augment scenes` again to write it anew", error)
         return SceneIndex.of(())
-
-
-def _map(path: Path) -> NDArray[Any]:
-    with open_regular(path) as file:
-        magic, checksum = _HEADER.unpack(file.read(_HEADER.size))
-        size = os.fstat(file.fileno()).st_size - _HEADER.size
-        if magic != _MAGIC or size % _RECORD.itemsize:
-            raise ValueError(f"it is no such index, or torn: {size} bytes")
-        records = np.memmap(file, _RECORD, "r", _HEADER.size) if size else np.empty(0, _RECORD)
-    if xxhash.xxh3_64_intdigest(np.ascontiguousarray(records).data) != checksum:
-        raise ValueError("its checksum does not match")
-    return records
 
 
 def _scene(record: Any) -> SceneName:

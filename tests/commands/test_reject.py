@@ -12,7 +12,8 @@ from augment.cli import app
 from augment.commands.reject import reject
 from augment.errors import AugmentError
 from augment.keys import image_key
-from augment.store.packing import export_pack
+from augment.store.pack import Pack
+from augment.store.packing import export_pack, import_pack
 from augment.store.reader import Reader
 from augment.store.verify import verify
 from augment.testing.pictures import scene, write_folder
@@ -133,6 +134,17 @@ def test_a_list_that_is_none_is_refused_in_one_sentence(store, tmp_path, content
     code, output = run(store[0].directory, tmp_path / "bad.txt")
     assert code != 0
     assert message in output
+
+
+def test_what_was_rejected_does_not_come_back_with_a_pack(store, tmp_path):
+    cache, _, reader, key = store
+    export_pack(cache, tmp_path / "pack")
+    other = next(one for one in reader.keys(MATTE) if one != key)
+    reject(cache, [reader.name(BACKGROUND, key, 1), reader.name(MATTE, other)])
+    assert import_pack(Pack(tmp_path / "pack"), cache) == 0
+    assert reader.get(BACKGROUND, key, 1) is None
+    assert reader.get(MATTE, other).unusable
+    assert cache.pool(reader.record).entries().keys() == {one for one in reader.keys(MATTE) if one != other}
 
 
 def test_a_pack_cannot_be_changed(store, tmp_path):

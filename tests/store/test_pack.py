@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from augment.cli import app
 from augment.errors import InputError, StoreError
 from augment.store.pack import Pack, PackIndex
 from augment.store.packing import export_pack, import_pack
+from augment.store.records import Record
 from augment.store.scenes import scenes_among
 from augment.testing import StoreTests
 from augment.testing.pictures import scene, write_folder
@@ -280,3 +282,19 @@ def test_raw_backgrounds_come_without_a_copy_that_cannot_be_written(tmp_path):
         provenance = json.load(io.TextIOWrapper(archive.extractfile(row[1])))
     assert row[0].endswith(".background.raw")
     assert provenance["backend"] == "noise"
+
+
+def test_many_threads_read_from_more_shards_than_are_kept_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("augment.store.pack._OPEN", 3)
+    cache = Cache(tmp_path / "cache")
+    names = [f"plate/f{number % 8}/{number:032x}" for number in range(200)]
+    for name in names:
+        cache.put(name, name.encode() * 500, {})
+    cache.add_record(Record("r", "", {"generate": "f0"}, {"background": "f0", "matte": "f0"}, 1))
+    export_pack(cache, tmp_path / "pack", shard_nbytes=50_000)
+    pack = open_store(tmp_path / "pack")
+    assert len(pack.index.shards) > 8
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(10):
+            assert [bytes(data) for data in threads.map(pack.get, names)] == [name.encode() * 500 for name in names]
+    assert len(pack._files) <= 3
