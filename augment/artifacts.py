@@ -291,8 +291,6 @@ PROMPT = Artifact(
     "prompt", lambda prompt, _: prompt.to_bytes(), Prompt.from_bytes, note=_note_prompt, remark=_remark_prompt
 )
 BACKGROUND = Artifact("background", lambda image, form: encode_image(image, form.codec, form.quality), decode_image)
-SCENE = Artifact(
-    "scene", BACKGROUND.encode, decode_image
-)  # a background made from a prompt alone, for any image to use
+SCENE = Artifact("scene", BACKGROUND.encode, decode_image)  # a background made from a prompt alone, for any image
 STEP = Artifact("step", PLATE.encode, decode_image)  # an image on the way to a background
 ARTIFACTS: dict[str, Artifact[Any]] = {a.name: a for a in (MATTE, PLATE, CAPTION, PROMPT, BACKGROUND, SCENE, STEP)}

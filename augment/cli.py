@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from augment.commands import stores
+from augment.commands.options import SheetOption, out
 from augment.errors import AugmentError, InputError, RecipeError
 
 if TYPE_CHECKING:
     from augment.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-out = Console(soft_wrap=True, highlight=False)
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A preset's name or a TOML file; see `augment recipes`.")
@@ -29,9 +30,6 @@ RecipeOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a setting of the recipe; can be repeated."),
-]
-SheetOption = Annotated[
-    Path | None, typer.Option("--sheet", help="Write a picture of some images and what training sees of them.")
 ]
 VariantsOption = Annotated[int, typer.Option(min=1, help="Number of backgrounds per image.")]
 
@@ -162,6 +160,7 @@ def prewarm(
 
 @app.command()
 def scenes(
+    context: typer.Context,
     prompts: Annotated[str, typer.Argument(help="A prompt, or a text file with one prompt a line.")],
     cache: Annotated[Path | None, typer.Option("--cache", help="The cache that the scenes join.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for pictures of every step.")] = None,
@@ -189,6 +188,7 @@ def scenes(
             count=count,
             depth=depth,
             size=(height, width),
+            progress=context.obj,
         )
     out.print(str(report), markup=False)
     if report.failures or report.unfit or not report.complete:
@@ -225,6 +225,7 @@ def run(
 
 @app.command()
 def apply(
+    context: typer.Context,
     images: Annotated[Path, typer.Argument(help="The folder of a dataset: its images and its labels.")],
     cache: Annotated[str, typer.Option("--cache", help="The cache or pack that its images were prewarmed into.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder, or the one of an interrupted run.")],
@@ -274,6 +275,7 @@ def apply(
             source=source,
             placement=None if placement == Placement() else placement,
             workers=workers,
+            progress=context.obj,
         )
     except KeyboardInterrupt:
         out.print("Interrupted. Finished work is kept; run the same command again to continue.")
@@ -309,86 +311,6 @@ def doctor(recipe: RecipeOption = "classic", settings: SetOption = None) -> None
 
 
 @app.command()
-def verify(
-    store: Annotated[Path, typer.Argument(help="The cache's folder.")],
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is wrong.")] = False,
-) -> None:
-    """Check every entry, index and file of a cache. Exit code 1 if anything is wrong.
-
-    Example: augment verify photos-cache --repair
-    """
-    from augment.commands.verify import run
-
-    text, wrong = run(store, repair)
-    out.print(text, markup=False)
-    if wrong:
-        raise typer.Exit(1)
-
-
-@app.command()
-def gallery(
-    context: typer.Context,
-    store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page to write.")] = None,
-    sheet: SheetOption = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Show only this one of its recipes.")] = None,
-) -> None:
-    """Write one page that shows everything in a store, to filter it and to mark what is bad.
-
-    Example: `augment gallery photos-cache -o photos.html`
-    """
-    from augment.commands.gallery import write_gallery
-    from augment.commands.sheet import write_sheet
-
-    if output is None and sheet is None:
-        output = Path("gallery.html")
-    if output is not None:
-        out.print(f"{write_gallery(store, output, recipe, context.obj)} images: {output}", markup=False)
-    if sheet is not None:
-        out.print(f"{write_sheet(store, sheet, recipe)} rows: {sheet}", markup=False)
-
-
-@app.command()
-def inspect(
-    context: typer.Context,
-    store: Annotated[str, typer.Argument(help="A cache's or pack's folder, or a pack's URL.")],
-    image: Annotated[
-        str | None, typer.Argument(help="Show how everything of this image (a path or key) was made.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
-    """Count what a store holds, recipe by recipe; or show how everything of one image was made.
-
-    Example: `augment inspect photos-cache photos/cup/001.jpg`
-    """
-    from augment.commands.inspect import as_tables, inspect_image, inspect_store, to_json
-
-    found = inspect_store(store, context.obj) if image is None else inspect_image(store, image)
-    if as_json:
-        print(to_json(found))
-        return
-    for table in as_tables(found):
-        out.print(table)
-
-
-@app.command()
-def reject(
-    store: Annotated[Path, typer.Argument(help="The cache's folder.")],
-    file: Annotated[Path, typer.Argument(help="The list that was saved in the gallery.")],
-) -> None:
-    """Reject mattes and backgrounds: training no longer uses them, and the next prewarm draws the backgrounds anew.
-
-    Example: `augment reject photos-cache rejected.txt`
-    """
-    from augment.commands.reject import run
-
-    rejection = run(store, file)
-    out.print(str(rejection), markup=False)
-    if rejection.unknown:
-        raise typer.Exit(1)
-
-
-@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe with all settings.")] = None) -> None:
     """List the built-in recipes, or print one as TOML as a starting point for your own.
 
@@ -405,35 +327,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe w
         out.print(table)
 
 
-@app.command()
-def export(
-    cache: Annotated[Path, typer.Argument(help="The cache's folder.")],
-    url: Annotated[str, typer.Argument(help="An empty folder, or a URL such as s3://bucket/pack.")],
-    select: Annotated[
-        str | None, typer.Option(help="Only these artifacts, with commas: background,matte,plate,caption,prompt.")
-    ] = None,
-) -> None:
-    """Write a cache as a pack: plain tar files that are read anywhere, and never written.
-
-    Example: `augment export photos-cache photos-pack`
-    """
-    from augment.commands.transfer import export as run
-
-    out.print(run(cache, url, select), markup=False)
-
-
-@app.command(name="import")
-def import_(
-    url: Annotated[str, typer.Argument(help="A pack's folder or URL.")],
-    cache: Annotated[Path, typer.Argument(help="The cache's folder; created if it does not exist.")],
-) -> None:
-    """Merge a pack into a cache.
-
-    Example: `augment import photos-pack photos-cache`
-    """
-    from augment.commands.transfer import import_ as run
-
-    out.print(run(url, cache), markup=False)
+for command in (stores.verify, stores.gallery, stores.inspect, stores.reject, stores.export):
+    app.command()(command)
+app.command(name="import")(stores.import_)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from augment import Cache, Recipe, open_store
 from augment.testing.pictures import write_folder
+from tests import simple
 
 
 def augment(*arguments, **options):
@@ -109,7 +110,8 @@ def test_the_version_is_the_packages():
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject", "scenes"]
+    "command",
+    ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject", "scenes", "inspect", "apply"],
 )
 def test_every_help_has_an_example(command):
     assert f"Example: augment {command}" in " ".join(augment(command, "--help").stdout.split())
@@ -123,10 +125,21 @@ def test_prewarm_exits_with_one_if_nothing_is_complete_and_writes_its_report(tmp
 
 
 def test_quiet_shows_neither_progress_nor_warnings_but_the_result(tmp_path):
-    write_folder(tmp_path / "images", 2)
-    done = augment("--quiet", "prewarm", tmp_path / "images", "--cache", tmp_path / "cache")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("2 images: 2 complete")
+    images, cache = tmp_path / "images", tmp_path / "cache"
+    write_folder(images, 2)
+    recipe = simple.recipe().to_toml()
+    (tmp_path / "simple.toml").write_text(recipe)
+    commands = {
+        ("prewarm", images, "--cache", cache): "2 images: 2 complete",
+        ("scenes", "a city street", "--cache", cache, "--recipe", tmp_path / "simple.toml"): "1 scenes: 1 complete",
+        ("apply", images, "--cache", cache, "-o", tmp_path / "new"): "2 images",
+        ("gallery", cache, "-o", tmp_path / "page.html"): "2 images: ",
+        ("inspect", cache): str(cache),
+    }
+    for command, result in commands.items():
+        done = augment("--quiet", *command)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        assert done.stdout.startswith(result), done.stdout
 
 
 def test_a_log_file_has_messages_with_times_and_levels(tmp_path):

@@ -23,8 +23,8 @@ from augment.commands.composites import (
     HELD_OUT,
     ORIGINAL,
     UNREADABLE,
+    Composed,
     Composites,
-    Made,
     copy,
 )
 from augment.commands.formats import find_formats
@@ -159,7 +159,7 @@ def _finish(
     formats: Sequence[Format],
     lists: Lists,
     others: Sequence[str],
-    done: Sequence[Made],
+    done: Sequence[Composed],
     only_new: bool,
 ) -> None:
     """Write what belongs to many images."""
@@ -175,7 +175,7 @@ def _finish(
     write(out / MANIFEST, buffer.getvalue().encode(errors="replace"))
 
 
-def _summary(out: Path, done: Sequence[Made], formats: Sequence[Format], copied: int) -> Summary:
+def _summary(out: Path, done: Sequence[Composed], formats: Sequence[Format], copied: int) -> Summary:
     outcomes = Counter(row["outcome"] for made in done for row in made.rows)
     summary = Summary(
         *(out, len(done), outcomes[COMPOSITE], outcomes[HELD_OUT], tuple(form.name for form in formats)), copied=copied
@@ -241,7 +241,7 @@ class _Journal:
     def __init__(self, out: Path, settings: dict[str, Any], tree: Tree, formats: Sequence[Format]) -> None:
         self._file = out / _JOURNAL
         self._tree, self._formats = tree, formats
-        self.done: dict[str, Made] = {}
+        self.done: dict[str, Composed] = {}
         self._shared = [self._stamp(file) for form in formats for file in form.shared_files()]
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         if not lines:
@@ -270,7 +270,7 @@ class _Journal:
             if file.tell() and not self._file.read_bytes().endswith(b"\n"):
                 file.write("\n")  # the last line is torn
 
-            def note(made: Made) -> None:
+            def note(made: Composed) -> None:
                 self.done[made.image] = made
                 file.write(json.dumps(asdict(made) | {"stamps": self._stamps(made.image)}) + "\n")
                 file.flush()
@@ -281,7 +281,7 @@ class _Journal:
         """Take an image for done if its line is whole, and neither its files nor their sources have changed."""
         try:
             found = json.loads(line)
-            made = Made(found["image"], found["rows"], found["added"])
+            made = Composed(found["image"], found["rows"], found["added"])
         except (ValueError, KeyError, TypeError):
             return  # torn when the process was killed
         files = [out / row["file"] for row in made.rows if row["file"]]

@@ -40,7 +40,7 @@ _CODECS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".t
 
 
 @dataclass
-class Made:
+class Composed:
     """What became of an image: the manifest's rows, and what each format needs of its composites at the end."""
 
     image: str
@@ -49,7 +49,7 @@ class Made:
     fault: str = ""  # why the run cannot go on
 
 
-class _NotMade(Exception):
+class _NotComposed(Exception):
     """The image has no (further) composite: the outcome, and more about it."""
 
     def __init__(self, outcome: str, detail: str) -> None:
@@ -58,7 +58,7 @@ class _NotMade(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Composites(Dataset[Made]):
+class Composites(Dataset[Composed]):
     """Writes the files of one image after the other, `images`, whenever it is asked for one."""
 
     tree: Tree
@@ -75,14 +75,14 @@ class Composites(Dataset[Made]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Made:
+    def __getitem__(self, index: int) -> Composed:
         image = self.images[index]
-        made = Made(image, [], {form.name: [] for form in self.formats})
+        made = Composed(image, [], {form.name: [] for form in self.formats})
         outcome, detail = ORIGINAL, ""
         try:
             try:
                 self._make(made)
-            except _NotMade as reason:
+            except _NotComposed as reason:
                 outcome, detail = reason.outcome, reason.detail
             except (OSError, StoreError, UnavailableError):
                 raise
@@ -98,13 +98,13 @@ class Composites(Dataset[Made]):
         made.rows.insert(0, _row(written, image, copy=0, outcome=outcome, detail=detail))
         return made
 
-    def _make(self, made: Made) -> None:
-        """Write the image's composites. Raises _NotMade at the first that there is none for, and OSError."""
+    def _make(self, made: Composed) -> None:
+        """Write the image's composites. Raises _NotComposed at the first that there is none for, and OSError."""
         image = made.image
         if image in self.held_out:
-            raise _NotMade(HELD_OUT, "")
+            raise _NotComposed(HELD_OUT, "")
         if image in self.untold:
-            raise _NotMade("doubtful", self.untold[image])
+            raise _NotComposed("doubtful", self.untold[image])
         picture, pixels, labels, orientation = self._read(image)
         seen: set[Any] = set()
         for number in range(1, self.copies + 1):
@@ -121,17 +121,17 @@ class Composites(Dataset[Made]):
             made.rows.append(row | {"variant": "" if variant is None else variant})
 
     def _read(self, image: str) -> tuple[PIL.Image.Image, Image, list[Labels], int]:
-        """An image, its pixels `(H, W, 3)`, its labels, and the EXIF orientation to write. Raises _NotMade."""
+        """An image, its pixels `(H, W, 3)`, its labels, and the EXIF orientation to write. Raises _NotComposed."""
         try:
             sizes = {form.name: form.size(image) for form in self.formats if form.has(image)}
         except InputError as error:
-            raise _NotMade(BAD_LABELS, str(error)) from error
+            raise _NotComposed(BAD_LABELS, str(error)) from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of damaged metadata, which is of no use here
                 picture, pixels, orientation = self._opened(image, list(sizes.values()))
         except Exception as error:  # Pillow raises many kinds of errors for damaged files
-            raise _NotMade(UNREADABLE, str(error)) from error
+            raise _NotComposed(UNREADABLE, str(error)) from error
         try:
             size = pixels.shape[:2]
             for name, meant in sizes.items():
@@ -139,7 +139,7 @@ class Composites(Dataset[Made]):
                     raise InputError(f"its {name} labels are for an image of {meant}, and it is {size}")
             return picture, pixels, [label for form in self.formats for label in form.labels(image, size)], orientation
         except InputError as error:
-            raise _NotMade(BAD_LABELS, str(error)) from error
+            raise _NotComposed(BAD_LABELS, str(error)) from error
 
     def _opened(self, image: str, sizes: Sequence[Size | None]) -> tuple[PIL.Image.Image, Image, int]:
         """The image in a mode that can be written, and turned as its labels, made for `sizes`, mean it."""
@@ -163,7 +163,7 @@ class Composites(Dataset[Made]):
     def _found(
         self, seed: str, pixels: Image, labels: Sequence[Labels], picture: PIL.Image.Image, seen: set[Any]
     ) -> Replacement:
-        """A replacement that the image does not have yet, which joins those `seen`. Raises _NotMade."""
+        """A replacement that the image does not have yet, which joins those `seen`. Raises _NotComposed."""
         generator = random.Random(seed)
         sampler = self.replacing.sampler
         alpha = visible_part(picture)
@@ -171,13 +171,13 @@ class Composites(Dataset[Made]):
             draws = Draws.of([generator.random() for _ in range(DRAWS)])
             outcome = sampler.look_up(pixels, draws, labels, [alpha] if alpha else [])
             if not outcome.replacements:
-                raise _NotMade(outcome.name, outcome.detail)
+                raise _NotComposed(outcome.name, outcome.detail)
             found = outcome.replacements[0]
             identity = found.drawn[1:]
             if identity not in seen or found.move is not None:
                 seen.add(identity)
                 return found
-        raise _NotMade(USED_UP, f"there are {len(seen)} for it: prewarm with more variants, or take fewer copies")
+        raise _NotComposed(USED_UP, f"there are {len(seen)} for it: prewarm with more variants, or take fewer copies")
 
 
 def copy(tree: Tree, files: Sequence[str], out: Path) -> None:

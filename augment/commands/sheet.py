@@ -34,14 +34,11 @@ def write_sheet(store: Store | str | Path, output: Path, recipe: str | None = No
     store = open_store(store)
     reader = Reader(store, find_record(store, recipe))
     kinds = [kind for kind in kinds_of(reader.record) if kind.makes is MATTE]
-    images = [show(reader, kinds, key, pixels=False) for key in reader.keys(MATTE)]
-    images.sort(key=lambda one: (one.group or "", one.source or "", one.key))
     replace = ReplaceBackground(store, p=1.0, recipe=reader.record.background)
-    lines = []
-    for one in images[:: max(1, -(-len(images) // rows))]:
-        whole = show(reader, kinds, one.key)
-        if whole.image is not None:
-            lines.append(_row(whole, replace))
+    keys = reader.keys(MATTE)  # hashes, so that each n-th one is a fair sample
+    images = [show(reader, kinds, key) for key in keys[:: max(1, -(-len(keys) // rows))]]
+    images.sort(key=lambda one: (one.group or "", one.source or "", one.key))
+    lines = [_row(one, replace) for one in images if one.image is not None]
     if not lines:
         raise InputError(f"{store} has no images to show whose files are still there and unchanged")
     width = max(line.width for line in lines)

@@ -26,7 +26,7 @@ _LIGHT, _DARK = 255, 235
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class Stored:
     """One artifact: what it is, how it was made, the bytes it takes."""
 
     kind: Kind[Any]
@@ -42,7 +42,7 @@ class Shown:
     """One image of a store: everything that was made of it, and its own pixels if its file is still there."""
 
     key: str
-    made: list[Made] = field(default_factory=list)
+    made: list[Stored] = field(default_factory=list)
     image: Image | None = None
 
     @property
@@ -75,7 +75,7 @@ class Shown:
         group = self._note("group")
         return group if isinstance(group, str) else None
 
-    def of(self, artifact: str) -> list[Made]:
+    def of(self, artifact: str) -> list[Stored]:
         """What was made of that artifact; of several stages that make it, what the last one made."""
         found = {made.variant: made for made in self.made if made.name.startswith(f"{artifact}/")}
         return [found[variant] for variant in sorted(found, key=lambda variant: variant or 0)]
@@ -84,7 +84,7 @@ class Shown:
         """The prompt of a variant."""
         return next((made.artifact for made in self.of(PROMPT.name) if made.variant == variant), None)
 
-    def pictures(self) -> Iterator[tuple[str, Made | None, Image]]:
+    def pictures(self) -> Iterator[tuple[str, Stored | None, Image]]:
         """Title, artifact and pixels of each picture to show, all of the image's size."""
         matte = self.matte
         if self.image is not None:
@@ -133,14 +133,14 @@ def on_checks(image: Image | None, matte: Matte) -> Image:
     return composite(image, matte, np.repeat(checks[..., None], 3, axis=2))
 
 
-def _made(reader: Reader, kind: Kind[Any], key: str, variant: int | None) -> Made | None:
+def _made(reader: Reader, kind: Kind[Any], key: str, variant: int | None) -> Stored | None:
     assert kind.makes is not None
     name = reader.name(kind.makes, key, variant, fingerprint=reader.record.fingerprints[kind.name])
     entry = reader.store.entry(name)
     if entry is None:
         return None
     try:
-        return Made(kind, variant, name, kind.makes.decode(entry.payload), entry.provenance, len(entry.payload))
+        return Stored(kind, variant, name, kind.makes.decode(entry.payload), entry.provenance, len(entry.payload))
     except CorruptEntry as error:
         reader.store.report_damage(name, error)
         return None

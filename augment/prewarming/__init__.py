@@ -51,8 +51,8 @@ def prewarm(
             core; 0 decodes in this process.
         groups: the class of each image, in order, or a CSV table with the columns "path" and "group"; it is kept out of
             the background.
-        progress: show a progress bar per stage on standard error (in a notebook below the
-            cell, which needs ipywidgets; plain lines if it is no terminal).
+        progress: show a progress bar per stage on standard error, or below the cell of a notebook (which needs
+            ipywidgets); elsewhere plain lines.
         missing: process only those of `images` that training looked for and did not find, as noted in the store.
         window: (low, high), the values of images of more than 8 bits that become black and white. Use the same window
             in training: `augment.torchvision.ImageLoader(window)`.
@@ -63,8 +63,9 @@ def prewarm(
 
     Returns counts; a bad image is listed in `failures` and does not stop the run. Raises InputError for an invalid
     argument, RecipeError, UnavailableError if a stage's library, weights or server is missing (before any work is
-    done) and StoreError if the cache cannot be written. Ctrl-C raises Interrupted after the batch at hand, a second
-    Ctrl-C at once; a stage that fails for every item raises Ended, an UnavailableError. Both carry the report so far.
+    done) and StoreError if the cache cannot be written. Ctrl-C raises Interrupted when the current batch is done, and a
+    second Ctrl-C raises it immediately. A stage that fails for every item raises Ended, an UnavailableError. Both have
+    the report so far as `report`.
     """
     if variants < 1:
         raise InputError(f"variants: {variants} is not a number of backgrounds, 1 or more")

@@ -149,6 +149,9 @@ def test_a_checkpoint_may_be_named_in_every_form_that_webui_takes(server, form):
     server.checkpoints = ["sd/v1-5"]
     server.known = [{"title": "sd/v1-5.ckpt [cc6cb27103]", "model_name": "sd_v1-5", "hash": "cc6cb27103"}]
     WebUi(base_url=server.url, checkpoint=form).check()
+    assert server.of("txt2img") == []
+    with pytest.raises(UnavailableError, match="v1-6"):
+        WebUi(base_url=server.url, checkpoint="v1-6").check()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,8 @@ def test_names_that_the_server_lacks_are_said_before_any_work(server, settings, 
 def test_names_of_older_versions_and_servers_that_list_none_are_taken(server):
     WebUi(base_url=server.url, sampler="DPM++ 2M Karras", scheduler="karras").check()
     WebUi(base_url=server.url, hires=HiresFix()).check()
+    with pytest.raises(UnavailableError, match="has no sampler 'any'"):
+        WebUi(base_url=server.url, sampler="any").check()
     server.samplers = server.schedulers = None
     WebUi(base_url=server.url, sampler="any", scheduler="any").check()
 

@@ -475,16 +475,12 @@ def test_the_webui_recipe_is_the_second_prototype():
     assert preset.enrich.depth == 1
 
 
-@pytest.mark.slow
-def test_augment_run_writes_every_step_and_a_trace_of_them(tmp_path, server, checkpoint, smollm2):
+@pytest.fixture
+def webui(server, checkpoint, smollm2):
+    """Runs a command with the recipe webui, its models on this machine small ones."""
     pytest.importorskip("gpt4all")
-    PIL.Image.fromarray(scene(0, (160, 192))[0]).save(tmp_path / "photo.jpg")
     settings = {
-        "remove.backend": "grabcut",
-        "caption.backend": "measured",
-        "refine.backend": "templates",
         "generate.base_url": server.url,
-        "enrich.depth": 2,
         "enrich.max_objects": 2,
         "enrich.min_area": 0.0,
         "enrich.detector.model": checkpoint,
@@ -497,11 +493,21 @@ def test_augment_run_writes_every_step_and_a_trace_of_them(tmp_path, server, che
         "guard.detector.model": checkpoint,
         "guard.detector.names": '["person", "car"]',
     }
-    command = ["run", str(tmp_path / "photo.jpg"), "-o", str(tmp_path / "out"), "--recipe", "webui"]
-    done = CliRunner().invoke(
-        app, command + [part for name in settings for part in ("--set", f"{name}={settings[name]}")]
-    )
-    assert done.exit_code == 0, done.output
+
+    def run(*command, **more):
+        changes = settings | {name.replace("_", "."): value for name, value in more.items()}
+        parts = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
+        done = CliRunner().invoke(app, [*map(str, command), "--recipe", "webui", *parts])
+        assert done.exit_code == 0, done.output
+
+    return run
+
+
+@pytest.mark.slow
+def test_augment_run_writes_every_step_and_a_trace_of_them(tmp_path, server, webui):
+    PIL.Image.fromarray(scene(0, (160, 192))[0]).save(tmp_path / "photo.jpg")
+    stages = {"remove_backend": "grabcut", "caption_backend": "measured", "refine_backend": "templates"}
+    webui("run", tmp_path / "photo.jpg", "-o", tmp_path / "out", enrich_depth=2, **stages)
     trace = json.loads((tmp_path / "out" / "trace.json").read_text())
     steps = trace["variants"][0]["enrich"]["steps"]
     assert [step["round"] for step in steps] == sorted(step["round"] for step in steps)
@@ -515,31 +521,13 @@ def test_augment_run_writes_every_step_and_a_trace_of_them(tmp_path, server, che
 
 
 @pytest.mark.slow
-def test_augment_scenes_does_the_second_prototypes_job_from_a_prompt(tmp_path, server, checkpoint, smollm2):
-    pytest.importorskip("gpt4all")
-    settings = {
-        "generate.base_url": server.url,
-        "enrich.max_objects": 2,
-        "enrich.min_area": 0.0,
-        "enrich.detector.model": checkpoint,
-        "enrich.detector.names": '["person", "car"]',
-        "enrich.chat.backend": "gpt4all",
-        "enrich.chat.model": smollm2,
-        "enrich.chat.max_tokens": 60,
-        "enrich.chat.threads": 1,
-        "enrich.inpainter.base_url": server.url,
-        "guard.detector.model": checkpoint,
-        "guard.detector.names": '["person", "car"]',
-    }
-    command = ["scenes", "full body, city background, walking", "--recipe", "webui", "--depth", "2"]
-    command += ["--size", "192", "160", "-o", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    done = CliRunner().invoke(
-        app, command + [part for name in settings for part in ("--set", f"{name}={settings[name]}")]
-    )
-    assert done.exit_code == 0, done.output
-    assert server.of("txt2img")[0]["prompt"] == "full body, city background, walking"
+def test_augment_scenes_does_the_second_prototypes_job_from_a_prompt(tmp_path, server, webui):
+    prompt = "full body, city background, walking"
+    folders = ("-o", tmp_path / "out", "--cache", tmp_path / "cache")
+    webui("scenes", prompt, "--depth", 2, "--size", 192, 160, *folders)
+    assert server.of("txt2img")[0]["prompt"] == prompt
     pictures = {path.stem for path in (tmp_path / "out").glob("000-*/*.png")}
     assert pictures == {"0-generate", "1-car-1", "1-car-2", "2-car-1", "2-car-2"}
-    assert "full body, city background, walking" in (tmp_path / "out" / "trace.json").read_text()
+    assert prompt in (tmp_path / "out" / "trace.json").read_text()
     assert len(server.of("img2img")) == 4
     assert len(Cache(tmp_path / "cache").scenes()) == 1

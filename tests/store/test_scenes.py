@@ -65,8 +65,7 @@ def test_a_damaged_index_is_gathered_said_once_and_mended(cache, mend, caplog):
     assert path.read_bytes() == b"torn"  # reading writes nothing
     if mend == "repair":
         done = CliRunner().invoke(app, ["verify", str(cache.directory), "--repair"])
-        file = cache.directory / "pools" / "scenes.index"
-            assert f"pools/scenes.index: the index {file} cannot be read: " in done.output
+        assert f"pools/scenes.index: the index {path} cannot be read: " in done.output
     elif mend == "mend":
         again.mend()
     else:
