@@ -111,7 +111,10 @@ def test_the_version_is_the_packages():
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject", "scenes", "inspect", "apply"],
+    [
+        *("demo", "prewarm", "run", "doctor", "recipes", "verify", "gallery", "reject", "scenes", "inspect", "apply"),
+        *("export", "import"),
+    ],
 )
 def test_every_help_has_an_example(command):
     assert f"Example: augment {command}" in " ".join(augment(command, "--help").stdout.split())
